@@ -1,0 +1,127 @@
+"""Bulk work: every slice of a plan through one operator, on Ray or in this process.
+
+The engines differ in where `SliceReader` and `SliceWriter` run, not in what they do:
+
+    inline             both here
+    ray, together      both in each actor of a pool that Ray Data maps over the slices
+    ray, apart         readers in Ray Data's read tasks on CPUs, writers in (GPU) actors
+"""
+
+import logging
+import time
+from collections import Counter
+from collections.abc import Generator, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+
+from jobs.runtime.plan import Plan, total_rows
+from jobs.runtime.progress import Progress, clock
+from jobs.runtime.resources import Resources
+from jobs.runtime.run import Run, TooManyFailedError
+from jobs.runtime.work import Clock, Receipt, SliceReader, SliceWriter, Work
+
+logger = logging.getLogger(__name__)
+
+JUDGED_FROM_ROWS = 100
+"""rows before the share of failed ones is judged"""
+
+
+def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, int]:
+    """Do what the plan has to do; returns the rows read, ok and failed of the whole run.
+
+    Raises TooManyFailedError with the causes, ValueError where the resources do not fit, and
+    whatever a bug or an outage raises; a later attempt continues.
+    """
+    counts = _counts_of_done(run, plan)
+    causes: Counter[str] = Counter()
+    seconds: Counter[str] = Counter()
+    sizes = {piece.slice_id: piece.bytes for piece in plan.todo}
+    start = time.monotonic()
+    run.note(status="running", seconds={})
+    logger.info(
+        "%s: %d of %d slices to do, fingerprint %s",
+        run.uri, len(plan.todo), len(plan.slices), run.fingerprint,
+    )  # fmt: skip
+    with (
+        Progress(total_rows(plan.todo), sum(sizes.values())) as progress,
+        closing(_receipts(run, plan, work, resources)) as receipts,
+    ):
+        for receipt in receipts:
+            counts["ok"] += receipt.ok
+            counts["failed"] += receipt.failed
+            causes.update(receipt.causes)
+            seconds.update(receipt.seconds)
+            progress.add(receipt.ok + receipt.failed, receipt.failed, sizes[receipt.slice_id])
+            _judge(counts, causes, resources)
+    _check(run, plan, counts)
+    wall = time.monotonic() - start
+    spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
+    run.note(counts=_with_read(counts), seconds=spent, causes=dict(causes.most_common(50)))
+    _say(plan, counts, progress.rows, wall)
+    return _with_read(counts)
+
+
+def _receipts(
+    run: Run, plan: Plan, work: Work, resources: Resources
+) -> Generator[Receipt, None, None]:
+    """The engine's receipts as slices end. Nothing is started where nothing is to do."""
+    if not plan.todo:
+        return
+    if resources.engine == "inline":
+        yield from _inline(run, plan, work, resources)
+    else:
+        from jobs.runtime.ray_engine import receipts  # 2 s of imports that `inline` does without
+
+        yield from receipts(run, plan, work, resources)
+
+
+def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
+    writer = SliceWriter(run, work)
+    reader = SliceReader(plan.origin, run.uri, work.decoder, resources.decode_timeout_s)
+    with closing(reader):
+        for piece in plan.todo:
+            laps = Clock()
+            yield writer.write(piece, reader.read(piece, resources.batch_size, laps), laps)
+
+
+def _counts_of_done(run: Run, plan: Plan) -> Counter[str]:
+    todo = {piece.slice_id for piece in plan.todo}
+    done = [piece.slice_id for piece in plan.slices if piece.slice_id not in todo]
+    counts: Counter[str] = Counter(ok=0, failed=0)
+    with ThreadPoolExecutor(16) as pool:
+        for each in pool.map(run.part_counts, done):
+            counts.update(each)
+    return counts
+
+
+def _with_read(counts: Mapping[str, int]) -> dict[str, int]:
+    return {"read": counts["ok"] + counts["failed"], "ok": counts["ok"], "failed": counts["failed"]}
+
+
+def _judge(counts: Mapping[str, int], causes: Counter[str], resources: Resources) -> None:
+    read = counts["ok"] + counts["failed"]
+    allowed = resources.max_failed_fraction
+    if read >= JUDGED_FROM_ROWS and counts["failed"] > allowed * read:
+        worst = "\n".join(f"  {count:>8,}  {cause}" for cause, count in causes.most_common(10))
+        raise TooManyFailedError(
+            f"{counts['failed']:,} of {read:,} rows failed, more than "
+            f"resources.max_failed_fraction {allowed:g} allows:\n{worst}"
+        )
+
+
+def _check(run: Run, plan: Plan, counts: Mapping[str, int]) -> None:
+    """Law: in = out. Every slice has its part, and the rows are those of the plan."""
+    missing = {piece.slice_id for piece in plan.slices} - run.part_ids()
+    if missing:
+        raise RuntimeError(f"{run.uri}: {len(missing)} slices have no part: {sorted(missing)[:3]}")
+    if plan.rows >= 0 and counts["ok"] + counts["failed"] != plan.rows:
+        raise RuntimeError(f"{run.uri}: {plan.rows} rows planned, {_with_read(counts)} written")
+
+
+def _say(plan: Plan, counts: Mapping[str, int], rows: int, wall: float) -> None:
+    read = counts["ok"] + counts["failed"]
+    logger.info(
+        "%s images: %s ok, %s failed; %s now in %s (%.0f/s)",
+        f"{read:,}", f"{counts['ok']:,}", f"{counts['failed']:,}", f"{rows:,}", clock(wall),
+        rows / wall if wall else 0.0,
+    )  # fmt: skip

@@ -1,0 +1,83 @@
+"""What a run would do, told before it is done: `--dry-run`."""
+
+import os
+import time
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import closing
+from itertools import islice
+
+from jobs.runtime.plan import Plan, total_rows
+from jobs.runtime.progress import clock
+from jobs.runtime.ray_start import joins_cluster
+from jobs.runtime.resources import Resources, local_cpus, make_pool
+from jobs.runtime.run import Run
+from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work
+
+SAMPLE_ROWS = 64
+
+
+def describe(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
+    """The plan, the actors, and an estimate from the first rows. Writes nothing, starts no Ray.
+
+    Raises ValueError where the resources do not fit this machine.
+    """
+    lines = {
+        "run directory": f"{run.uri} ({run.manifest.get('status', 'new')})",
+        "source": f"{plan.origin.uri} as {plan.format}",
+        "shards": f"{len({s.uri for s in plan.slices}):,} in {len(plan.slices):,} slices",
+        "rows": _count(plan.rows, "counted when they are read"),
+        "bytes": f"{sum(s.bytes for s in plan.slices) / 1e6:,.1f} MB",
+        "done": f"{len(plan.slices) - len(plan.todo):,} slices; {len(plan.todo):,} to do",
+        "will fail": _endings(plan.unreadable, "no ending is unknown"),
+        "not read": _endings(plan.beside, "nothing lies beside the shards"),
+        **work.metadata,
+        "resources": _resources(resources),
+        "estimate": _estimate(run, plan, work, resources),
+    }
+    width = max(map(len, lines))
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines.items())
+
+
+def _count(rows: int, unknown: str) -> str:
+    return f"{rows:,}" if rows >= 0 else unknown
+
+
+def _endings(counts: Mapping[str, int], none: str) -> str:
+    return (
+        ", ".join(f"{count:,} {ending}" for ending, count in Counter(counts).most_common()) or none
+    )
+
+
+def _resources(resources: Resources) -> str:
+    if resources.engine == "inline":
+        return "inline: one process"
+    if joins_cluster():
+        return f"the cluster at {os.environ['RAY_ADDRESS']} decides"
+    cpus = local_cpus(resources)
+    return f"a local Ray of {cpus} CPUs: {make_pool(resources, cpus, 0)}"
+
+
+def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
+    """Time to go, from reading, decoding and inferring the first rows here."""
+    if not plan.todo:
+        return "nothing to do"
+    reader = SliceReader(plan.origin, run.uri, work.decoder, resources.decode_timeout_s)
+    writer = SliceWriter(run, work)
+    with closing(reader):
+        size = min(resources.batch_size, SAMPLE_ROWS)
+        batches = reader.read(plan.todo[0], size, Clock())
+        first = next(batches, None)
+        if first is None:
+            return "the first slice has no rows"
+        writer.infer(first, Clock())  # the first call compiles and allocates
+        start, rows = time.perf_counter(), 0
+        for batch in islice(batches, SAMPLE_ROWS // size):
+            rows += writer.infer(batch, Clock()).num_rows
+        batches.close()
+    if not rows:
+        return f"too few rows to tell ({len(first.rows)})"
+    rate = rows / (time.perf_counter() - start)
+    told = f"{rate:,.0f} rows/s in one process here"
+    left = total_rows(plan.todo)
+    return f"{told}; {clock(left / rate)} for {left:,} rows in one process" if left > 0 else told

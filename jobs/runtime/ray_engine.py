@@ -1,0 +1,199 @@
+"""The Ray engine: Ray Data maps an actor pool over the slices.
+
+One row of the dataset is one slice, so that Ray may merge or split blocks as it likes and a slice
+still arrives whole: `together` only its description, `apart` with the decoded pixels from the task
+that read it.
+"""
+
+import hashlib
+import logging
+import pickle
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+from ray.data import ActorPoolStrategy, DataContext
+from ray.exceptions import RayTaskError
+
+from jobs.runtime.decoding import Decoder
+from jobs.runtime.plan import Plan
+from jobs.runtime.ray_start import start_ray
+from jobs.runtime.resources import Pool, Resources, make_pool
+from jobs.runtime.run import Run
+from jobs.runtime.slices import Row, Slice
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import Storage, cache_folder
+from jobs.runtime.work import Clock, DecodedBatch, Receipt, SliceReader, SliceWriter, Work
+
+logger = logging.getLogger(__name__)
+
+MAX_BLOCKS = 4096
+"""blocks of one dataset; with more slices than that a block describes several"""
+PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReaderArgs:
+    """What a SliceReader is made of, to be sent to where it runs."""
+
+    origin: Origin
+    run_uri: str
+    decoder: Decoder
+    timeout_s: float
+    batch_size: int
+
+
+def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
+    """Receipts in the order in which slices end. Starts or joins Ray."""
+    start_ray(resources)
+    total = ray.cluster_resources()
+    pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
+    logger.info("ray: %s", pool)
+    args = ReaderArgs(
+        origin=plan.origin,
+        run_uri=run.uri,
+        decoder=work.decoder,
+        timeout_s=resources.decode_timeout_s,
+        batch_size=resources.batch_size,
+    )
+    try:
+        dataset = _dataset(run, plan.todo, work, args, pool)
+        for row in dataset.iter_rows():
+            yield pickle.loads(row["receipt"])
+    except RayTaskError as failure:
+        raise _cause(failure) from failure
+
+
+def _dataset(
+    run: Run, todo: Sequence[Slice], work: Work, args: ReaderArgs, pool: Pool
+) -> ray.data.Dataset:
+    context = DataContext.get_current()
+    context.enable_progress_bars = False
+    context.execution_options.preserve_order = False
+    slices = ray.data.from_arrow(_describe(todo))
+    if pool.placement == "apart":
+        slices = slices.map_batches(
+            decode_slices,
+            fn_kwargs={"key": pickle.dumps(args)},
+            batch_size=1,
+            batch_format="pyarrow",
+            num_cpus=1,
+        )
+    actors = min(pool.actors, len(todo))
+    return slices.map_batches(
+        SliceActor,
+        fn_constructor_kwargs={
+            "run_args": (run.uri, run.storage, {"fingerprint": run.fingerprint}),
+            "work": replace(work, files={}),
+            "files": {field: _ship(path) for field, path in work.files.items()},
+            "reader_args": args,
+        },
+        batch_size=1,
+        batch_format="pyarrow",
+        zero_copy_batch=True,
+        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        num_cpus=pool.cpus_per_actor,
+        num_gpus=pool.gpus_per_actor or None,
+    )
+
+
+def _describe(todo: Sequence[Slice]) -> list[pa.Table]:
+    """Tables with a row per slice: one slice each, several where there are very many."""
+    step = -(-len(todo) // MAX_BLOCKS)
+    groups = [todo[first : first + step] for first in range(0, len(todo), step)]
+    return [
+        pa.table([[pickle.dumps(s) for s in group], [b""] * len(group)], schema=PAYLOAD)
+        for group in groups
+    ]
+
+
+def _cause(failure: RayTaskError) -> BaseException:
+    """The exception that the actor's code raised, without Ray's nesting; the trace is chained."""
+    inner: BaseException = failure
+    while (deeper := getattr(inner, "cause", None) or inner.__cause__) is not None:
+        inner = deeper
+    return inner
+
+
+def decode_slices(table: pa.Table, key: bytes) -> pa.Table:
+    """`apart`, on a CPU: slices with their decoded batches."""
+    pieces = [pickle.loads(value.as_py()) for value in table["slice"]]
+    batches = [_pack(piece, key) for piece in pieces]
+    return pa.table([table["slice"], pa.array(batches, pa.large_binary())], schema=PAYLOAD)
+
+
+@cache
+def _reader(key: bytes) -> SliceReader:
+    """The reader of this process: its decoder outlives a task. Keyed by the pickled arguments."""
+    args: ReaderArgs = pickle.loads(key)
+    return SliceReader(args.origin, args.run_uri, args.decoder, args.timeout_s)
+
+
+def _pack(piece: Slice, key: bytes) -> bytes:
+    """A decoded slice as bytes: rows, stages, seconds and the pixels behind each other."""
+    laps = Clock()
+    batches = list[tuple[Sequence[Row], Sequence[str], np.ndarray]]()
+    args: ReaderArgs = pickle.loads(key)
+    for batch in _reader(key).read(piece, args.batch_size, laps):
+        batches.append((batch.rows, batch.stages, batch.pixels.copy()))
+    return pickle.dumps((laps.seconds, batches), protocol=5)
+
+
+def _unpack(payload: memoryview) -> tuple[Mapping[str, float], Iterator[DecodedBatch]]:
+    seconds, batches = pickle.loads(payload)
+    return seconds, (
+        DecodedBatch(rows=rows, stages=stages, pixels=pixels) for rows, stages, pixels in batches
+    )
+
+
+class SliceActor:
+    """An actor of the pool: writes the parts of the slices it is given."""
+
+    def __init__(
+        self,
+        run_args: tuple[str, Storage, Mapping[str, Any]],
+        work: Work,
+        files: Mapping[str, tuple[Any, str]],
+        reader_args: ReaderArgs,
+    ) -> None:
+        local = {field: str(unpack_file(*shipped)) for field, shipped in files.items()}
+        work = replace(work, config=replace(work.config, **local))
+        uri, storage, manifest = run_args
+        self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
+        self.args = reader_args
+
+    def __call__(self, table: pa.Table) -> pa.Table:
+        """Slices to receipts."""
+        done = []
+        for number in range(table.num_rows):
+            piece: Slice = pickle.loads(table["slice"][number].as_py())
+            payload = table["batch"][number].as_buffer()
+            laps = Clock()
+            if payload.size:
+                seconds, batches = _unpack(memoryview(payload))
+                laps.seconds.update(seconds)
+            else:
+                reader = _reader(pickle.dumps(self.args))
+                batches = reader.read(piece, self.args.batch_size, laps)
+            done.append(pickle.dumps(self.writer.write(piece, batches, laps)))
+        return pa.table({"receipt": pa.array(done, pa.binary())})
+
+
+def _ship(path: str) -> tuple[ray.ObjectRef, str]:
+    """A file in Ray's object store, and the name of its copy: each node fetches it once."""
+    data = Path(path).read_bytes()
+    return ray.put(data), f"{hashlib.sha256(data).hexdigest()}{Path(path).suffix}"
+
+
+def unpack_file(shipped: ray.ObjectRef, name: str) -> Path:
+    """The node's copy of a shipped file, written by whoever needs it first."""
+    target = cache_folder() / "shipped" / name
+    if not target.exists():
+        Storage().put(str(target), ray.get(shipped))
+    return target

@@ -1,0 +1,52 @@
+"""Starting Ray on this machine, quietly, or joining the cluster that is there."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from jobs.runtime.resources import Resources, local_cpus
+
+QUIET = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_num_workers_soft_limit": "16",  # else idle workers over num_cpus end after a second
+    "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+}
+
+
+def start_ray(resources: Resources) -> None:
+    """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), else start a local Ray.
+
+    A Ray that this process already started is used as it is.
+    """
+    if ray.is_initialized():
+        return
+    for name, value in QUIET.items():
+        os.environ.setdefault(name, value)
+    options: dict[str, Any] = {"log_to_driver": resources.verbose}
+    if not resources.verbose:
+        options["logging_level"] = logging.WARNING
+        for name in ("ray.data", "ray.train", "ray.tune"):
+            logging.getLogger(name).setLevel(logging.ERROR)
+    if joins_cluster():
+        ray.init(runtime_env=_packages(), **options)
+        return
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
+    cpus = local_cpus(resources)
+    ray.init(address="local", num_cpus=cpus, include_dashboard=resources.verbose, **options)
+
+
+def joins_cluster() -> bool:
+    """True where a cluster is named by the environment."""
+    return bool(os.environ.get("RAY_ADDRESS"))
+
+
+def _packages() -> dict[str, Any] | None:
+    """This code for the workers of a cluster, unless the job was submitted with a working_dir."""
+    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+        return None
+    root = Path(__file__).resolve().parents[2]
+    return {"py_modules": [str(root / name) for name in ("jobs", "vision_ops")]}

@@ -1,0 +1,63 @@
+"""Reading single images of a finished run again, for the pictures of a report."""
+
+import dataclasses
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jobs.runtime.plan import read_slices
+from jobs.runtime.run import Run
+from jobs.runtime.slices import Slice
+from jobs.runtime.sources import read_slice
+from jobs.runtime.sources.origin import Origin, Source
+
+
+def read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
+    """Original bytes by row id, reading only the files or slices that hold them.
+
+    Rows whose image cannot be read now are left out.
+    """
+    origin = origin_of(run)
+    slices = read_slices(run)
+    if not slices or not ids:
+        return {}
+    if slices[0].format == "files":
+        pieces = [dataclasses.replace(slices[0], files=tuple(ids))]
+    else:
+        pieces = list(_holding(origin, slices, ids))
+    wanted, found = set(ids), dict[str, bytes]()
+    for piece in pieces:
+        if len(found) == len(wanted):
+            break
+        for row in read_slice(origin, piece):
+            if row.id in wanted and row.data:
+                found[row.id] = row.data
+    return found
+
+
+def origin_of(run: Run) -> Origin:
+    """The source of a bulk run, from its manifest."""
+    described = run.manifest["config"]["data"]
+    values: dict[str, Any] = {
+        k: tuple(v) if isinstance(v, list) else v for k, v in described.items()
+    }
+    return Origin(source=Source(**values), storage=run.storage)
+
+
+def _holding(origin: Origin, slices: Sequence[Slice], ids: Sequence[str]) -> Iterator[Slice]:
+    """Slices that can hold these ids: of their shards and, where rows are numbered, ranges."""
+    members: defaultdict[str, set[str]] = defaultdict(set)
+    for each in ids:
+        shard, _, member = each.partition("#")
+        members[shard].add(member)
+    first: defaultdict[str, int] = defaultdict(int)
+    for piece in slices:
+        shard = origin.name(piece.uri)
+        numbers = range(first[shard], first[shard] + max(piece.rows, 0))
+        first[shard] = numbers.stop
+        if piece.format == "webdataset":
+            holds = shard in members
+        else:
+            holds = any(m.isdigit() and int(m) in numbers for m in members[shard])
+        if holds:
+            yield piece

@@ -1,0 +1,98 @@
+"""How a job is run: how fast, how patient. Nothing here changes a result."""
+
+import os
+from dataclasses import dataclass
+from typing import Literal
+
+Placement = Literal["together", "apart"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resources:
+    """How a bulk job is run; never changes a result."""
+
+    engine: Literal["ray", "inline"] = "ray"
+    """ray: actors, here or on a cluster; inline: this process, for a debugger or a few images"""
+    placement: Literal["auto", "together", "apart"] = "auto"
+    """together: an actor reads, decodes and infers; apart: CPU tasks decode for (GPU) actors;
+    auto: apart with GPUs, else together"""
+    actors: int = 0
+    """operator actors; 0: one per GPU, without GPUs as many as fit the CPUs"""
+    cpus_per_actor: float = 1.0
+    """CPUs that an actor without GPU reserves"""
+    gpus_per_actor: float = 1.0
+    """GPUs that an actor reserves where the cluster has any; 0: stay on CPUs"""
+    batch_size: int = 32
+    """images per call of the operator"""
+    max_failed_fraction: float = 0.01
+    """more failed rows than this end the run with exit code 3; judged from 100 rows on"""
+    num_cpus: int = 0
+    """CPUs of a local Ray; 0: all of this machine"""
+    decode_timeout_s: float = 60.0
+    """an image that takes longer to decode is a failed row"""
+    verbose: bool = False
+    """show Ray's own messages and start its dashboard"""
+
+    def __post_init__(self) -> None:
+        if self.batch_size < 1:
+            raise ValueError(f"resources.batch_size: {self.batch_size}, must be at least 1")
+        if self.actors < 0 or self.num_cpus < 0:
+            raise ValueError("resources.actors, resources.num_cpus: must not be negative")
+        if not 0 <= self.max_failed_fraction <= 1:
+            raise ValueError(
+                f"resources.max_failed_fraction: {self.max_failed_fraction}, must be in 0..1"
+            )
+        if self.cpus_per_actor <= 0 or self.gpus_per_actor < 0 or self.decode_timeout_s <= 0:
+            raise ValueError("resources: cpus_per_actor and decode_timeout_s must be above 0")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """The actors of a run, and what each reserves."""
+
+    placement: Placement
+    actors: int
+    cpus_per_actor: float
+    gpus_per_actor: float
+
+    def __str__(self) -> str:
+        each = f"{self.cpus_per_actor:g} CPU" + (
+            f" and {self.gpus_per_actor:g} GPU" if self.gpus_per_actor else ""
+        )
+        return f"{self.actors} actors of {each}, decode {self.placement}"
+
+
+def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
+    """The actor pool for a machine or cluster of these CPUs and GPUs.
+
+    Raises ValueError, with the numbers, where the pool does not fit or leaves no CPU to the read
+    tasks of `apart`: Ray Data would wait for ever.
+    """
+    on_gpu = gpus > 0 and resources.gpus_per_actor > 0
+    placement = resources.placement
+    if placement == "auto":
+        placement = "apart" if on_gpu else "together"
+    per_actor = 0.0 if on_gpu and placement == "apart" else resources.cpus_per_actor
+    room = cpus - (1 if placement == "apart" else 0)
+    fits = int(room / per_actor) if per_actor else int(gpus / resources.gpus_per_actor)
+    if on_gpu:
+        fits = min(fits, int(gpus / resources.gpus_per_actor))
+    actors = resources.actors or fits
+    if actors > fits or actors < 1:
+        kept = ", one CPU kept for reading" if placement == "apart" else ""
+        raise ValueError(
+            f"resources.actors: {actors or 'none'} of {per_actor:g} CPU"
+            + (f" and {resources.gpus_per_actor:g} GPU" if on_gpu else "")
+            + f" each do not fit {cpus:g} CPUs and {gpus:g} GPUs{kept}; at most {max(fits, 0)} do"
+        )
+    return Pool(
+        placement=placement,
+        actors=actors,
+        cpus_per_actor=per_actor,
+        gpus_per_actor=resources.gpus_per_actor if on_gpu else 0.0,
+    )
+
+
+def local_cpus(resources: Resources) -> int:
+    """CPUs that a local Ray would have."""
+    return resources.num_cpus or len(os.sched_getaffinity(0))

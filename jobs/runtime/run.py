@@ -1,0 +1,211 @@
+"""The run directory: manifest, fingerprint, results, and which slices are done.
+
+    <out>/manifest.json  plan.parquet  results/part-<slice_id>.parquet  report/index.html  ...
+
+The same command over the same directory continues; another request is refused with the fields
+that differ. Done is what the list of part names says: a part is put whole, after all it refers to.
+"""
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import logging
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.storage import Entry, Storage, absolute, join
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+VERSIONED = ("argus", "ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
+
+
+class TooManyFailedError(Exception):
+    """More rows failed than the request allows; finished parts stay. Exit code 3."""
+
+
+class Run:
+    """One run directory, local or on S3."""
+
+    def __init__(self, uri: str, storage: Storage, manifest: dict[str, Any]) -> None:
+        self.uri = uri
+        self.storage = storage
+        self.manifest = manifest
+
+    @classmethod
+    def load(cls, uri: str, storage: Storage) -> "Run":
+        """A run that exists, to read from. Raises ValueError where there is none."""
+        uri = absolute(uri)
+        manifest = _read_manifest(uri, storage)
+        if manifest is None:
+            raise ValueError(f"{uri}: no run directory (it has no {MANIFEST})")
+        return cls(uri, storage, manifest)
+
+    @classmethod
+    @contextmanager
+    def open(
+        cls, out: str, *, job: str, config: Any, identity: Mapping[str, Any], storage: Storage
+    ) -> Iterator["Run"]:
+        """The run directory of this request, new or to be continued.
+
+        `identity` is what can change a result; its hash is the fingerprint. Raises ValueError where
+        the directory belongs to another request, naming the fields that differ. Once noted, the
+        manifest says `running` inside the block; `finish` makes it `done`, anything else that
+        ends the block leaves `interrupted`.
+        """
+        uri = absolute(out)
+        described = {"job": job, **_plain(identity)}
+        known = _read_manifest(uri, storage)
+        if known is not None:
+            _refuse_other(uri, known["identity"], described)
+        now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        manifest = {
+            "job": job,
+            "status": "running",
+            "fingerprint": fingerprint(described),
+            "identity": described,
+            "config": _plain(config),
+            "versions": versions(),
+            "created": known["created"] if known else now,
+            "started": now,
+            "attempts": (known["attempts"] if known else 0) + 1,
+        }
+        kept = ("counts", "seconds", "weights", "status")
+        run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
+        run.was_done = known is not None and known["status"] == "done"
+        try:
+            yield run
+        finally:
+            if run.manifest["status"] == "running" and run.is_written:
+                run.note(status="interrupted")
+
+    was_done = False
+    """True when an earlier attempt finished; it may still have new slices to do"""
+    is_written = False
+    """True once this attempt wrote its manifest"""
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash of everything that can change a result."""
+        return self.manifest["fingerprint"]
+
+    def path(self, *names: str) -> str:
+        """URI of something in the run directory."""
+        return join(self.uri, *names)
+
+    def put(self, name: str, data: bytes | pa.Buffer) -> str:
+        """Write one file of the run directory whole; returns its URI."""
+        self.storage.put(self.path(name), data)
+        return self.path(name)
+
+    def note(self, **fields: Any) -> None:
+        """Write fields into the manifest."""
+        self.manifest = {**self.manifest, **_plain(fields)}
+        self.put(MANIFEST, json.dumps(self.manifest, indent=1, ensure_ascii=False).encode())
+        self.is_written = True
+
+    def finish(self, **fields: Any) -> None:
+        """Mark the run done."""
+        finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        self.note(status="done", finished=finished, **fields)
+
+    def parts(self) -> list[Entry]:
+        """Result files there are, by name."""
+        entries = self.storage.find(self.path("results"))
+        return [e for e in entries if e.uri.rpartition("/")[2].startswith("part-")]
+
+    def part_ids(self) -> set[str]:
+        """Slices that are done."""
+        return {_slice_id(entry.uri) for entry in self.parts()}
+
+    def part_uri(self, slice_id: str) -> str:
+        """Where the result of a slice lies."""
+        return self.path("results", f"part-{slice_id}.parquet")
+
+    def results(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
+        """All rows, part after part by name, a batch at a time."""
+        for entry in self.parts():
+            with self.storage.open_input(entry.uri) as file:
+                reader = pq.ParquetFile(file)
+                yield from reader.iter_batches(columns=list(columns) if columns else None)
+
+    def part_counts(self, slice_id: str) -> dict[str, int]:
+        """Rows `ok` and `failed` of a part, from its footer."""
+        with self.storage.open_input(self.part_uri(slice_id)) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        return {name: int(metadata[f"argus.{name}".encode()]) for name in ("ok", "failed")}
+
+
+def fingerprint(identity: Mapping[str, Any]) -> str:
+    """SHA-256 of a request, by its canonical JSON; 16 hexadecimal digits."""
+    text = json.dumps(identity, sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def versions() -> dict[str, str]:
+    """Versions of the libraries that make the results, as they are installed."""
+    found = {}
+    for name in VERSIONED:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a working directory
+            found[name] = "not installed"
+    return found
+
+
+def refuse_inside(out: str, source: str) -> None:
+    """ValueError where a run directory lies inside its own source and would be read as input."""
+    if absolute(out) == source or absolute(out).startswith(source.rstrip("/") + "/"):
+        raise ValueError(
+            f"out: {out} lies inside data.uri {source}; its results would become input"
+        )
+
+
+def _read_manifest(uri: str, storage: Storage) -> dict[str, Any] | None:
+    try:
+        return json.loads(storage.read(join(uri, MANIFEST)))
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except json.JSONDecodeError as broken:
+        raise ValueError(f"{uri}/{MANIFEST}: not a manifest: {broken}") from broken
+
+
+def _refuse_other(uri: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    before, now = _flat(known), _flat(wanted)
+    fields = [
+        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
+        for name in sorted(before.keys() | now.keys())
+        if before.get(name) != now.get(name)
+    ]
+    if fields:
+        raise ValueError(f"out: {uri} holds another run: {'; '.join(fields)}; choose another --out")
+
+
+def _flat(value: Any, name: str = "") -> dict[str, Any]:
+    """Nested dicts as dotted names."""
+    if not isinstance(value, dict):
+        return {name: value}
+    parts = [_flat(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()]
+    return {key: inner for part in parts for key, inner in part.items()}
+
+
+def _plain(value: Any) -> Any:
+    """Dataclasses and tuples as JSON has them."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(inner) for inner in value]
+    return value
+
+
+def _slice_id(uri: str) -> str:
+    return uri.rpartition("/part-")[2].removesuffix(".parquet")

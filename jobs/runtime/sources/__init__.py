@@ -1,0 +1,83 @@
+"""Where images come from: loose files, Parquet, WebDataset tars, or a Parquet table of URIs.
+
+Each format is one module with two functions: `cut` turns stored objects into slices, `read` turns a
+slice into rows. A picture that cannot be had is a row with an error; an outage raises OSError.
+"""
+
+import posixpath
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from jobs.runtime.slices import Row, Slice
+from jobs.runtime.sources import files, parquet, uris, webdataset
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import Entry
+
+FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris": uris}
+
+
+def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
+    """The rows of a slice, in order: always as many, however often it is read."""
+    yield from FORMATS[piece.format].read(origin, piece)
+
+
+def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterator[Slice]:
+    """Slices of the objects given, in their order."""
+    yield from FORMATS[format].cut(origin, entries)
+
+
+def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], Counter[str]]:
+    """The format of a source, the objects that it reads, and what else lies beside them by ending.
+
+    Raises ValueError where nothing is there or `auto` cannot tell.
+    """
+    if not entries:
+        raise ValueError(f"data.uri: nothing at {origin.uri}")
+    shards = {
+        "parquet": [e for e in entries if e.uri.endswith(parquet.SUFFIXES)],
+        "webdataset": [e for e in entries if e.uri.endswith(webdataset.SUFFIXES)],
+    }
+    images = sum(origin.is_image(e.uri) for e in entries)
+    format = origin.source.format
+    if format == "auto":
+        format = _guess(origin, shards, images)
+    if format == "files":
+        return format, list(entries), Counter()
+    chosen = shards["webdataset" if format == "webdataset" else "parquet"]
+    if not chosen:
+        raise ValueError(f"data.format: {format}, but no such file is at {origin.uri}")
+    taken = {e.uri for e in chosen}
+    return format, chosen, endings(e.uri for e in entries if e.uri not in taken)
+
+
+def _guess(origin: Origin, shards: dict[str, list[Entry]], images: int) -> str:
+    counts = {"files": images} | {name: len(found) for name, found in shards.items()}
+    there = [name for name, count in counts.items() if count]
+    if len(there) > 1:
+        seen = ", ".join(f"{counts[name]} for {name}" for name in there)
+        raise ValueError(f"data.format: auto cannot tell at {origin.uri}: {seen}; name one")
+    if there == ["parquet"]:
+        return _guess_parquet(origin, shards["parquet"])
+    return there[0] if there else "files"
+
+
+def _guess_parquet(origin: Origin, entries: Sequence[Entry]) -> str:
+    """A table with a column of bytes holds images; one with addresses and no bytes is a list."""
+    for entry in entries:
+        metadata = parquet.read_metadata(origin, entry.uri)
+        if metadata is None:
+            continue
+        schema = metadata.schema.to_arrow_schema()
+        try:
+            parquet.image_column(schema, origin.source.image)
+        except ValueError:
+            uris.address_column(schema, origin.source.image)
+            return "uris"
+        parquet.label_column(schema, origin.source.label)
+        return "parquet"
+    raise ValueError(f"data.uri: no readable Parquet file at {origin.uri}")
+
+
+def endings(names: Iterator[str]) -> Counter[str]:
+    """How many names have each ending, lower case."""
+    return Counter(posixpath.splitext(name)[1].lower() or "(none)" for name in names)

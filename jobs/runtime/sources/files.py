@@ -1,0 +1,74 @@
+"""Loose image files under a folder, prefix or glob, grouped into virtual shards."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
+
+from jobs.runtime.slices import Row, Slice, make_slice, version
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import Entry, join
+
+READS_IN_FLIGHT = 16
+
+
+def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+    """Groups of `slice_rows` files in the order of their names."""
+    for first in range(0, len(entries), origin.source.slice_rows):
+        group = entries[first : first + origin.source.slice_rows]
+        named = [(origin.name(e.uri), version(e.size, e.mtime_ns)) for e in group]
+        size = sum(e.size for e in group)
+        yield make_slice("files", origin.root, "", (0, len(group)), len(group), size, named)
+
+
+def read(origin: Origin, piece: Slice) -> Iterator[Row]:
+    """One row per file, in order, sixteen reads in flight."""
+    targets = [(name, name, join(_folder(origin, piece), name)) for name in piece.files]
+    yield from read_all(origin, targets, [_folder_label(origin, name) for name in piece.files])
+
+
+def _folder(origin: Origin, piece: Slice) -> str:
+    """A source that is one single file has that file as its root."""
+    alone = len(piece.files) == 1 and posixpath.basename(piece.uri) == piece.files[0]
+    return posixpath.dirname(piece.uri) if alone and origin.is_image(piece.uri) else piece.uri
+
+
+def _folder_label(origin: Origin, name: str) -> str | None:
+    """Name of the folder that holds the file, when labels are folders."""
+    if origin.source.label != "folder":
+        return None
+    return posixpath.basename(posixpath.dirname(name)) or None
+
+
+def read_all(
+    origin: Origin, targets: Sequence[tuple[str, str, str]], truths: Sequence[str | None]
+) -> Iterator[Row]:
+    """Rows of (id, name, uri) triples, in order, sixteen reads in flight."""
+
+    def read_one(target: tuple[str, str, str], truth: str | None) -> Row:
+        row_id, name, uri = target
+        data, error = read_object(origin, name, uri)
+        return Row(id=row_id, uri=uri, data=data, truth=truth, error=error)
+
+    with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
+        waiting = iter(list(zip(targets, truths, strict=True)))
+        flying = [pool.submit(read_one, *each) for each in islice(waiting, READS_IN_FLIGHT)]
+        while flying:
+            yield flying.pop(0).result()
+            flying += [pool.submit(read_one, *each) for each in islice(waiting, 1)]
+
+
+def read_object(origin: Origin, name: str, uri: str) -> tuple[bytes, str]:
+    """The bytes of one object, or no bytes and the reason. Raises OSError when storage is down."""
+    if not origin.is_image(name):
+        return b"", origin.refuse_type(name)
+    try:
+        with origin.storage.open_input(uri) as file:
+            refusal = origin.refuse_size(file.size())
+            return (b"", refusal) if refusal else (file.read(), "")
+    except FileNotFoundError:
+        return b"", "gone: it was there when the run was planned"
+    except PermissionError as refusal:
+        return b"", f"not allowed to read it: {refusal}"
+    except IsADirectoryError:
+        return b"", "gone: a folder has its name now"

@@ -1,0 +1,94 @@
+"""What a person says of the source, and the source opened."""
+
+import posixpath
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+from typing import Literal
+
+from jobs.runtime.storage import GLOB_CHARACTERS, Entry, Storage, absolute, relative
+
+Format = Literal["auto", "files", "parquet", "webdataset", "uris"]
+
+IMAGE_SUFFIXES = (
+    *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
+    *(".png", ".tif", ".tiff", ".webp"),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where the images are and how they are cut into slices."""
+
+    uri: str
+    """folder, file, glob or s3:// prefix"""
+    format: Format = "auto"
+    """auto: told by what lies there; uris: a Parquet table with one address a row"""
+    image: str = ""
+    """Parquet column that holds the images or addresses; empty: the only one that can"""
+    label: str = "auto"
+    """true classes: auto (Parquet column label_name or label, a tar's .cls or .json), folder (the
+    parent folder's name), none, or the name of a Parquet column or JSON field"""
+    ignore: tuple[str, ...] = (".*", "_SUCCESS", "Thumbs.db", "desktop.ini")
+    """patterns of names that are no rows; matched against the path and each of its parts"""
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    """endings of the files that are decoded; others become failed rows"""
+    slice_rows: int = 512
+    """rows per slice: the unit of work, of retry and of commit"""
+    max_image_mb: float = 100.0
+    """a larger file is a failed row, unread"""
+
+    def __post_init__(self) -> None:
+        if self.slice_rows < 1:
+            raise ValueError(f"data.slice_rows: {self.slice_rows}, must be at least 1")
+        if self.max_image_mb <= 0:
+            raise ValueError(f"data.max_image_mb: {self.max_image_mb}, must be above 0")
+        if bad := [each for each in self.suffixes if not each.startswith(".")]:
+            raise ValueError(f"data.suffixes: {bad}, must begin with a dot")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """A source opened: what the reader of any slice of it needs. Small and picklable."""
+
+    source: Source
+    storage: Storage
+
+    @property
+    def uri(self) -> str:
+        """The source's absolute URI."""
+        return absolute(self.source.uri)
+
+    @property
+    def root(self) -> str:
+        """What ids are relative to: the folder or prefix, without a glob."""
+        parts = self.uri.split("/")
+        literal = [GLOB_CHARACTERS.isdisjoint(part) for part in parts]
+        first = literal.index(False) if False in literal else len(parts)
+        return "/".join(parts[:first])
+
+    def name(self, uri: str) -> str:
+        """Path relative to the source: the id of a loose file, the shard in other ids."""
+        return relative(uri, self.root)
+
+    def is_ignored(self, name: str) -> bool:
+        """True where a pattern of `ignore` matches the path or one of its parts."""
+        candidates = (name, *name.split("/"))
+        return any(fnmatchcase(c, pattern) for pattern in self.source.ignore for c in candidates)
+
+    def is_image(self, name: str) -> bool:
+        """True where the name ends as an image that is read."""
+        return posixpath.splitext(name)[1].lower() in self.source.suffixes
+
+    def refuse_type(self, name: str) -> str:
+        """Why a name is no image, in a person's words."""
+        return f"not an image type Argus reads: {posixpath.splitext(name)[1] or 'no extension'}"
+
+    def refuse_size(self, num_bytes: int) -> str:
+        """Why this many bytes are not read; empty where they are."""
+        if num_bytes <= self.source.max_image_mb * 1e6:
+            return ""
+        return f"{num_bytes / 1e6:.1f} MB, more than the {self.source.max_image_mb:g} MB allowed"
+
+    def find(self) -> list[Entry]:
+        """All objects of the source that are not ignored, sorted by URI."""
+        return [e for e in self.storage.find(self.uri) if not self.is_ignored(self.name(e.uri))]

@@ -1,0 +1,153 @@
+"""Parquet with an image column: binary, or Hugging Face's struct<bytes, path>."""
+
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import Entry
+
+SUFFIXES = (".parquet", ".pq")
+FOOTERS_IN_FLIGHT = 32
+ROWS_PER_READ = 64
+USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
+
+
+def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+    """Runs of whole row groups, of at least one group and about `slice_rows` rows."""
+    with ThreadPoolExecutor(FOOTERS_IN_FLIGHT) as pool:
+        for found in pool.map(lambda entry: list(_cut_shard(origin, entry)), entries):
+            yield from found
+
+
+def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterator[Slice]:
+    stamp = version(entry.size, entry.mtime_ns)
+    metadata = read_metadata(origin, entry.uri)
+    if metadata is None:  # no Parquet: one failed row, when it is read
+        yield make_slice(format, entry.uri, stamp, (0, 0), UNKNOWN, entry.size)
+        return
+    groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
+    start = 0
+    while start < len(groups):
+        stop, rows = start + 1, groups[start].num_rows
+        while stop < len(groups) and rows + groups[stop].num_rows <= origin.source.slice_rows:
+            rows += groups[stop].num_rows
+            stop += 1
+        size = sum(_stored_bytes(group) for group in groups[start:stop])
+        yield make_slice(format, entry.uri, stamp, (start, stop), rows, size)
+        start = stop
+
+
+def _stored_bytes(group: pq.RowGroupMetaData) -> int:
+    return sum(group.column(i).total_compressed_size for i in range(group.num_columns))
+
+
+def read_metadata(origin: Origin, uri: str) -> pq.FileMetaData | None:
+    """The footer, or None where the file is no Parquet. Raises OSError when storage is down."""
+    with origin.storage.open_input(uri) as file:
+        try:
+            return pq.read_metadata(file)
+        except pa.ArrowInvalid:
+            return None
+
+
+def read(origin: Origin, piece: Slice) -> Iterator[Row]:
+    """The rows of a run of row groups, in order; damaged or missing ones are failed rows."""
+    shard = origin.name(piece.uri)
+    seen = 0
+    try:
+        with origin.storage.open_input(piece.uri) as source:
+            file = pq.ParquetFile(source, pre_buffer=True)
+            first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
+            for data, truth in read_columns(origin, file, range(piece.start, piece.stop)):
+                number = first + seen
+                seen += 1
+                name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
+                error = "no image in this row" if not data else origin.refuse_size(len(data))
+                yield Row(id=name, uri=uri, data=b"" if error else data, truth=truth, error=error)
+        return
+    except FileNotFoundError:
+        problem = "gone: it was there when the run was planned"
+    except (pa.ArrowInvalid, OSError) as refusal:
+        _prove_readable(origin, piece.uri)  # raises where it is storage that fails
+        problem = f"damaged Parquet: {refusal}"
+    for number in range(seen, max(piece.rows, seen + 1 if piece.rows == UNKNOWN else seen)):
+        yield Row(id=f"{shard}#{piece.start}+{number}", uri=piece.uri, error=problem)
+
+
+def _prove_readable(origin: Origin, uri: str) -> None:
+    """Read a file through, to tell damage from an outage."""
+    with origin.storage.open_stream(uri) as stream:
+        while stream.read(1 << 24):
+            pass
+
+
+def read_columns(
+    origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
+) -> Iterator[tuple[bytes, str | None]]:
+    """(image bytes, label) of each row of these row groups."""
+    schema = file.schema_arrow
+    column = image_column(schema, origin.source.image)
+    label = label_column(schema, origin.source.label)
+    names = _class_names(schema, label)
+    wanted = [column] + ([label] if label and label != column else [])
+    for batch in file.iter_batches(ROWS_PER_READ, row_groups=list(row_groups), columns=wanted):
+        images = batch.column(column)
+        if isinstance(images, pa.StructArray):
+            images = images.field("bytes")
+        truths = batch.column(label) if label else None
+        for number, image in enumerate(images):
+            yield image.as_py() or b"", _truth(truths, number, names)
+
+
+def _truth(truths: pa.Array | None, number: int, names: Sequence[str]) -> str | None:
+    value = truths[number].as_py() if truths is not None else None
+    if value is None:
+        return None
+    if names and isinstance(value, int) and 0 <= value < len(names):
+        return names[value]
+    return str(value)
+
+
+def image_column(schema: pa.Schema, wanted: str) -> str:
+    """The column that holds images; ValueError with the columns there are, where it is not one."""
+    able = [field.name for field in schema if _holds_bytes(field.type)]
+    if wanted:
+        if wanted in able:
+            return wanted
+        raise ValueError(f"data.image: no column {wanted!r} of bytes; there are {schema.names}")
+    usual = [name for name in USUAL_NAMES if name in able]
+    if len(able) == 1 or usual:
+        return able[0] if len(able) == 1 else usual[0]
+    raise ValueError(f"data.image: name the column of images; {able or schema.names} are there")
+
+
+def _holds_bytes(type: pa.DataType) -> bool:
+    if pa.types.is_struct(type):
+        return type.get_field_index("bytes") >= 0 and _holds_bytes(type.field("bytes").type)
+    return pa.types.is_binary(type) or pa.types.is_large_binary(type)
+
+
+def label_column(schema: pa.Schema, wanted: str) -> str:
+    """The column of true classes, or "": `auto` takes label_name, else label."""
+    if wanted in ("none", "folder"):
+        return ""
+    if wanted == "auto":
+        return next((name for name in ("label_name", "label") if name in schema.names), "")
+    if wanted not in schema.names:
+        raise ValueError(f"data.label: no column {wanted!r}; there are {schema.names}")
+    return wanted
+
+
+def _class_names(schema: pa.Schema, label: str) -> Sequence[str]:
+    """Names of an integer label as Hugging Face's metadata has them."""
+    described = (schema.metadata or {}).get(b"huggingface")
+    if not described or not label:
+        return ()
+    features = json.loads(described).get("info", {}).get("features", {})
+    feature = features.get(label, {})
+    return feature.get("names", ()) if feature.get("_type") == "ClassLabel" else ()

@@ -1,0 +1,98 @@
+"""A Parquet table of addresses: one image a row, wherever it lies."""
+
+import posixpath
+from collections.abc import Iterator, Sequence
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from jobs.runtime.slices import Row, Slice, make_slice, version
+from jobs.runtime.sources.files import read_all
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.sources.parquet import label_column, read_metadata
+from jobs.runtime.storage import Entry, absolute, join
+
+USUAL_NAMES = ("uri", "url", "path", "image", "file", "file_name")
+
+
+def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+    """Runs of `slice_rows` addresses of each table."""
+    for entry in entries:
+        metadata = read_metadata(origin, entry.uri)
+        if metadata is None:
+            raise ValueError(f"{entry.uri}: not a Parquet table of addresses")
+        address_column(metadata.schema.to_arrow_schema(), origin.source.image)
+        stamp = version(entry.size, entry.mtime_ns)
+        step = origin.source.slice_rows
+        for start in range(0, metadata.num_rows, step):
+            stop = min(start + step, metadata.num_rows)
+            size = entry.size * (stop - start) // metadata.num_rows
+            yield make_slice("uris", entry.uri, stamp, (start, stop), stop - start, size)
+
+
+def read(origin: Origin, piece: Slice) -> Iterator[Row]:
+    """One row per address, in order. A relative address is relative to the table's folder."""
+    shard = origin.name(piece.uri)
+    addresses, truths = _addresses(origin, piece)
+    targets: list[tuple[str, str, str]] = []
+    for number, address in enumerate(addresses, start=piece.start):
+        uri = address or ""
+        if uri and "://" not in uri and not uri.startswith("/"):
+            uri = join(posixpath.dirname(piece.uri), uri)
+        targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
+    yield from _read_good(origin, targets, truths)
+
+
+def _read_good(
+    origin: Origin, targets: Sequence[tuple[str, str, str]], truths: Sequence[str | None]
+) -> Iterator[Row]:
+    """Rows in order, those with an address that cannot be one as failed rows."""
+    problems = [_refuse(uri) for _, _, uri in targets]
+    good = [i for i, problem in enumerate(problems) if not problem]
+    rows = read_all(origin, [targets[i] for i in good], [truths[i] for i in good])
+    for (name, _, uri), truth, problem in zip(targets, truths, problems, strict=True):
+        if problem:
+            yield Row(id=name, uri=uri, truth=truth, error=problem)
+        else:
+            yield next(rows)
+
+
+def _refuse(uri: str) -> str:
+    try:
+        absolute(uri)
+    except ValueError as refusal:
+        return str(refusal)
+    return ""
+
+
+def _addresses(origin: Origin, piece: Slice) -> tuple[list[str | None], list[str | None]]:
+    """Addresses and labels of rows start..stop, reading only the row groups that hold them."""
+    with origin.storage.open_input(piece.uri) as source:
+        file = pq.ParquetFile(source)
+        column = address_column(file.schema_arrow, origin.source.image)
+        label = label_column(file.schema_arrow, origin.source.label)
+        sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
+        ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
+        held = [
+            i
+            for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
+            if end > piece.start and end - size < piece.stop
+        ]
+        table = file.read_row_groups(held, columns=[column] + ([label] if label else []))
+    table = table.slice(piece.start - (ends[held[0]] - sizes[held[0]]), piece.stop - piece.start)
+    truths = table.column(label).to_pylist() if label else [None] * len(table)
+    named = [None if truth is None else str(truth) for truth in truths]
+    return table.column(column).to_pylist(), named
+
+
+def address_column(schema: pa.Schema, wanted: str) -> str:
+    """The column of addresses; ValueError with the columns there are, where it is not one."""
+    able = [
+        f.name for f in schema if pa.types.is_string(f.type) or pa.types.is_large_string(f.type)
+    ]
+    if wanted in able:
+        return wanted
+    usual = [name for name in USUAL_NAMES if name in able]
+    if not wanted and usual:
+        return usual[0]
+    raise ValueError(f"data.image: name the column of addresses; text columns are {able}")

@@ -1,0 +1,193 @@
+"""WebDataset tars: consecutive members of one key are a sample; each image in it is a row.
+
+The key of a member is its path up to the first dot of its file name, so `a.jpg`, `a.seg.png` and
+`a.cls` are one sample with two images. An image's label is the `.cls` or `.json` with the same name
+but for the ending, else the sample's only one. A sample without an image is one failed row.
+"""
+
+import json
+import posixpath
+import re
+import tarfile
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+
+from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
+from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import S3, Entry
+
+SUFFIXES = (".tar", ".tar.gz", ".tgz")
+INDEXED_ABOVE = 1 << 30
+"""a remote tar up to 1 GiB is one slice: cutting it costs a request for every member's header"""
+GROUP_LIMIT = 1000
+"""members after which a new stem ends a sample: names such as img.0001.jpg share one key"""
+LABEL_SUFFIXES = (".cls", ".json")
+
+
+@dataclass
+class _Sample:
+    """Consecutive members of one key."""
+
+    key: str
+    start: int
+    """byte offset of the first member's header"""
+    num_members: int = 0
+    images: list[tuple[str, bytes, str]] = field(default_factory=list)
+    """member name, bytes, error"""
+    labels: dict[str, str] = field(default_factory=dict)
+    """stem -> label"""
+
+    @property
+    def num_rows(self) -> int:
+        return max(1, len(self.images))
+
+
+def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+    """Local tars and those above 1 GiB by runs of samples; other remote ones and .tar.gz whole."""
+    for entry in entries:
+        stamp = version(entry.size, entry.mtime_ns)
+        spans: Iterable[tuple[int, int, int]] = [(0, entry.size, UNKNOWN)]
+        remote = entry.uri.startswith(S3) and entry.size <= INDEXED_ABOVE
+        if entry.uri.endswith(".tar") and not remote:
+            spans = _index(origin, entry)
+        for start, stop, rows in spans:
+            yield make_slice("webdataset", entry.uri, stamp, (start, stop), rows, stop - start)
+
+
+def _index(origin: Origin, entry: Entry) -> list[tuple[int, int, int]]:
+    """(first byte, end, rows) of runs of samples; a broken tar ends in one of unknown rows."""
+    spans: list[tuple[int, int, int]] = []
+    start = rows = 0
+    try:
+        with origin.storage.open_input(entry.uri) as file:
+            for sample in _samples(origin, file, mode="r:"):
+                if rows and rows + sample.num_rows > origin.source.slice_rows:
+                    spans.append((start, sample.start, rows))
+                    start, rows = sample.start, 0
+                rows += sample.num_rows
+    except tarfile.TarError:
+        return [*spans, (start, entry.size, UNKNOWN)]
+    return [*spans, (start, entry.size, rows)] if rows else [(0, entry.size, UNKNOWN)]
+
+
+def read(origin: Origin, piece: Slice) -> Iterator[Row]:
+    """The images of a range of the tar, in order; where it breaks off, a failed row says so."""
+    shard = origin.name(piece.uri)
+    mode = "r|" if piece.uri.endswith(".tar") else "r|gz"
+    num_rows = 0
+    try:
+        with origin.storage.open_input(piece.uri) as file:
+            file.seek(piece.start)
+            for sample in _samples(origin, _Span(file, piece.stop - piece.start), mode):
+                for row in _rows(origin, piece, sample):
+                    num_rows += 1
+                    yield row
+        problem = "" if num_rows else "an empty archive"
+    except FileNotFoundError:
+        problem = "gone: it was there when the run was planned"
+    except (tarfile.TarError, EOFError, UnicodeDecodeError) as refusal:
+        problem = f"the archive breaks off here: {refusal}"
+    missing = max(1, piece.rows - num_rows) if problem else 0
+    for number in range(num_rows, num_rows + missing):
+        name = f"{shard}#{piece.start}+{number}"
+        yield Row(id=name, uri=piece.uri, error=problem)
+
+
+class _Span:
+    """The next `length` bytes of a file, as a file to be read once."""
+
+    def __init__(self, file: pa.NativeFile, length: int) -> None:
+        self.file = file
+        self.left = length
+
+    def read(self, size: int = -1) -> bytes:
+        size = self.left if size < 0 else min(size, self.left)
+        data = self.file.read(size)
+        self.left -= len(data)
+        return data
+
+
+def _samples(origin: Origin, file: "_Span | pa.NativeFile", mode: str) -> Iterator[_Sample]:
+    """Samples in order. Bytes are read in the streaming modes, `r:` only looks at the headers."""
+    sample: _Sample | None = None
+    with tarfile.open(fileobj=file, mode=mode, bufsize=1 << 18) as tar:  # pyright: ignore
+        for member in tar:
+            tar.members = []  # else it keeps every header it has seen
+            if member.isdir() or origin.is_ignored(member.name):
+                continue
+            key, stem = _key(member.name), _stem(member.name)
+            if sample and (sample.key != key or _is_full(sample, stem)):
+                yield sample
+                sample = None
+            sample = sample or _Sample(key=key, start=member.offset)
+            _add(origin, sample, member, tar if mode != "r:" else None)
+    if sample:
+        yield sample
+
+
+def _is_full(sample: _Sample, stem: str) -> bool:
+    if sample.num_members < GROUP_LIMIT:
+        return False
+    return stem not in sample.labels and all(_stem(name) != stem for name, _, _ in sample.images)
+
+
+def _add(
+    origin: Origin, sample: _Sample, member: tarfile.TarInfo, tar: tarfile.TarFile | None
+) -> None:
+    """Put a member in its sample; with `tar` its bytes are read."""
+    sample.num_members += 1
+    suffix = posixpath.splitext(member.name)[1].lower()
+    if origin.is_image(member.name):
+        error = origin.refuse_size(member.size) if member.isreg() else "a link, not a file"
+        data = b"" if error or not tar else _payload(tar, member)
+        sample.images.append((member.name, data, error))
+    elif suffix in LABEL_SUFFIXES and tar and member.isreg() and member.size < 1 << 20:
+        label = _label(origin, suffix, _payload(tar, member))
+        if label is not None:
+            sample.labels[_stem(member.name)] = label
+
+
+def _payload(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    file = tar.extractfile(member)
+    return file.read() if file else b""
+
+
+def _rows(origin: Origin, piece: Slice, sample: _Sample) -> Iterator[Row]:
+    shard = origin.name(piece.uri)
+    if not sample.images:
+        name = f"{shard}#{sample.key}"
+        yield Row(id=name, uri=f"{piece.uri}#{sample.key}", error="a sample without an image")
+    only = next(iter(sample.labels.values())) if len(sample.labels) == 1 else None
+    for name, data, error in sample.images:
+        truth = sample.labels.get(_stem(name), only)
+        uri = f"{piece.uri}#{name}"
+        yield Row(id=f"{shard}#{name}", uri=uri, data=data, truth=truth, error=error)
+
+
+def _key(name: str) -> str:
+    """Path up to the first dot of the file name."""
+    match = re.match(r"^((?:.*/)?[^/.]*)", name)
+    return match.group(1) if match else name
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(name)[0]
+
+
+def _label(origin: Origin, suffix: str, data: bytes) -> str | None:
+    """The label that a .cls (its text) or a .json (its field) holds; None where there is none."""
+    wanted = origin.source.label
+    if wanted in ("none", "folder"):
+        return None
+    text = data.decode("utf-8", errors="replace").strip()
+    if suffix == ".cls":
+        return text or None if wanted in ("auto", "cls") else None
+    try:
+        found = json.loads(text)
+    except json.JSONDecodeError:
+        return None
+    names = ("label_name", "label", "class", "cls") if wanted == "auto" else (wanted,)
+    values = [found[name] for name in names if name in found] if isinstance(found, dict) else []
+    return str(values[0]) if values and isinstance(values[0], str | int) else None

@@ -1,0 +1,281 @@
+"""Local paths and s3:// URIs alike: list, read, put whole.
+
+A URI here is an absolute local path or `s3://bucket/key` with the raw key: never percent-encoded,
+so a key with a space, `#`, `%` or `+` is written as it is. Bytes go through pyarrow.fs;
+`Storage.fsspec` is the door for code that opens files by fsspec (pandas, torch).
+"""
+
+import hashlib
+import os
+import posixpath
+import re
+import tempfile
+import urllib.error
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pyarrow as pa
+from fsspec import AbstractFileSystem
+from fsspec.implementations.local import LocalFileSystem
+from pyarrow import fs
+
+S3 = "s3://"
+GLOB_CHARACTERS = frozenset("*?[")
+
+
+@dataclass(frozen=True, kw_only=True)
+class StorageConfig:
+    """How object storage is reached. Keys come from the AWS environment, never from here."""
+
+    endpoint: str = ""
+    """URL of an S3-compatible server; empty: AWS_ENDPOINT_URL_S3, AWS_ENDPOINT_URL, else AWS"""
+    region: str = ""
+    """bucket region; empty: AWS_REGION, AWS_DEFAULT_REGION, else us-east-1"""
+    anonymous: bool = False
+    """read public buckets without credentials"""
+    max_attempts: int = 10
+    """tries of one request before an outage ends the attempt"""
+    connect_timeout_s: float = 10.0
+    """seconds to wait for a connection"""
+    request_timeout_s: float = 60.0
+    """seconds to wait for an answer"""
+    request_checksums: bool = True
+    """send the checksums that new servers know; older ones (Ceph 16) refuse them"""
+
+    def __post_init__(self) -> None:
+        if self.max_attempts < 1:
+            raise ValueError(f"storage.max_attempts: {self.max_attempts}, must be at least 1")
+        if urlsplit(self.endpoint).password:
+            raise ValueError("storage.endpoint: holds a password; give keys by AWS_* variables")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """One stored object, as a listing shows it."""
+
+    uri: str
+    size: int
+    mtime_ns: int
+    """last change, ns since 1970; S3 gives whole seconds"""
+
+
+def absolute(uri: str) -> str:
+    """The URI that a row may carry: `s3://bucket/key`, or an absolute local path.
+
+    Raises ValueError for another scheme and for credentials in the URI (they would end in logs).
+    """
+    scheme, separator, rest = uri.partition("://")
+    if not separator:
+        return os.path.abspath(os.path.expanduser(uri)) if uri else _refuse(uri)
+    if scheme == "file":
+        return os.path.abspath(unquote(rest))
+    if scheme != "s3":
+        raise ValueError(f"{uri}: scheme {scheme}:// is not read; accepted: a local path, s3://")
+    bucket, _, key = rest.partition("/")
+    if "@" in bucket:
+        raise ValueError("s3 URI: holds credentials; give them by AWS_ACCESS_KEY_ID and the like")
+    if not bucket:
+        raise ValueError(f"{uri}: names no bucket")
+    return f"{S3}{bucket}/{key.rstrip('/')}".rstrip("/")
+
+
+def _refuse(uri: str) -> str:
+    raise ValueError(f"uri {uri!r}: empty; accepted: a local path, s3://")
+
+
+def join(uri: str, *names: str) -> str:
+    """`uri` with path parts added."""
+    return posixpath.join(uri, *names)
+
+
+def relative(uri: str, root: str) -> str:
+    """`uri` as a path below `root`; the last name where they are the same."""
+    return uri[len(root) :].lstrip("/") or posixpath.basename(uri)
+
+
+class Storage:
+    """Reads and writes by URI. Cheap to make, safe to pickle: it connects where it is used."""
+
+    def __init__(self, config: StorageConfig | None = None) -> None:
+        self.config = config or StorageConfig()
+        self._s3: fs.S3FileSystem | None = None
+
+    def __getstate__(self) -> dict[str, object]:
+        return {"config": self.config, "_s3": None}
+
+    def filesystem(self, uri: str) -> tuple[fs.FileSystem, str]:
+        """The pyarrow file system of a URI, and the path in it."""
+        if not uri.startswith(S3):
+            return fs.LocalFileSystem(), uri
+        if self._s3 is None:
+            self._s3 = self._connect()
+        return self._s3, uri[len(S3) :]
+
+    def _connect(self) -> fs.S3FileSystem:
+        config = self.config
+        if not config.request_checksums:  # the AWS library reads it when the first client is made
+            os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
+        return fs.S3FileSystem(
+            anonymous=config.anonymous,
+            endpoint_override=_endpoint(config) or None,
+            region=config.region
+            or os.environ.get("AWS_REGION")
+            or os.environ.get("AWS_DEFAULT_REGION")
+            or "us-east-1",
+            connect_timeout=config.connect_timeout_s,
+            request_timeout=config.request_timeout_s,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=config.max_attempts),
+            allow_delayed_open=True,  # an object that fits one request is one PUT
+            background_writes=False,
+        )
+
+    def fsspec(self, uri: str) -> AbstractFileSystem:
+        """The fsspec file system of a URI with these settings, for pandas, torch and the like."""
+        if not uri.startswith(S3):
+            return LocalFileSystem()
+        from s3fs import S3FileSystem  # 0.4 s; only who opens files by fsspec pays
+
+        config = self.config
+        client = {"region_name": config.region} if config.region else {}
+        return S3FileSystem(
+            anon=config.anonymous,
+            endpoint_url=_endpoint(config) or None,
+            client_kwargs=client,
+            config_kwargs={
+                "connect_timeout": config.connect_timeout_s,
+                "read_timeout": config.request_timeout_s,
+                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
+            },
+        )
+
+    def open_input(self, uri: str) -> pa.NativeFile:
+        """A seekable file. Raises FileNotFoundError."""
+        filesystem, path = self.filesystem(uri)
+        return filesystem.open_input_file(path)
+
+    def open_stream(self, uri: str) -> pa.NativeFile:
+        """A file to be read once from its start. Raises FileNotFoundError."""
+        filesystem, path = self.filesystem(uri)
+        return filesystem.open_input_stream(path, compression=None, buffer_size=1 << 20)
+
+    def read(self, uri: str) -> bytes:
+        """All bytes of an object. Raises FileNotFoundError."""
+        with self.open_input(uri) as file:
+            return file.read()
+
+    def put(self, uri: str, data: bytes | pa.Buffer) -> None:
+        """Write an object whole: a reader sees the old one or the new one, never a half.
+
+        S3: one PUT, or a multipart upload, which appears when it is complete. Local: a temporary
+        file and a rename.
+        """
+        filesystem, path = self.filesystem(uri)
+        if uri.startswith(S3):
+            with filesystem.open_output_stream(path) as stream:
+                stream.write(data)
+            return
+        folder, name = os.path.split(path)
+        os.makedirs(folder, exist_ok=True)
+        handle, partial = tempfile.mkstemp(prefix=f".{name[:80]}.", suffix=".partial", dir=folder)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(data)
+            os.chmod(partial, 0o644)
+            os.replace(partial, path)
+        except BaseException:
+            os.unlink(partial)
+            raise
+
+    def delete(self, uri: str) -> None:
+        """Remove an object; one that is not there is no error."""
+        filesystem, path = self.filesystem(uri)
+        if self.stat(uri) is not None:
+            filesystem.delete_file(path)
+
+    def stat(self, uri: str) -> Entry | None:
+        """The object of this name, or None (also for a folder or prefix)."""
+        filesystem, path = self.filesystem(uri)
+        info = filesystem.get_file_info(path)
+        return _entry(uri, info) if info.type == fs.FileType.File else None
+
+    def find(self, uri: str) -> list[Entry]:
+        """All objects below a folder, prefix or glob, or the one of that very name, sorted by URI.
+
+        A name that holds `*`, `?` or `[` and is there is taken as it is. Nothing there: empty.
+        """
+        if (single := self.stat(uri)) is not None:
+            return [single]
+        if not GLOB_CHARACTERS.isdisjoint(uri):
+            return self._glob(uri)
+        filesystem, path = self.filesystem(uri)
+        infos = filesystem.get_file_info(
+            fs.FileSelector(path, allow_not_found=True, recursive=True)
+        )
+        scheme = S3 if uri.startswith(S3) else ""
+        entries = [_entry(scheme + i.path, i) for i in infos if i.type == fs.FileType.File]
+        return sorted(entries, key=lambda entry: entry.uri)
+
+    def _glob(self, pattern: str) -> list[Entry]:
+        from fsspec.utils import glob_translate
+
+        parts = pattern.split("/")
+        first = next(i for i, part in enumerate(parts) if not GLOB_CHARACTERS.isdisjoint(part))
+        root = "/".join(parts[:first])
+        if root in ("s3:/", "s3:", ""):
+            raise ValueError(f"{pattern}: a glob must begin with a folder or a bucket's name")
+        matches = re.compile(glob_translate(pattern)).match
+        return [entry for entry in self.find(root) if matches(entry.uri)]
+
+    def fetch(self, uri: str) -> Path:
+        """A local copy of a file: itself where it is local, else in the cache, fetched once.
+
+        The cache is $ARGUS_CACHE, else ~/.cache/argus; a copy's name holds a hash of the URI and,
+        on S3, of size and time of change: a changed object is fetched anew. Reads https:// too.
+        Raises FileNotFoundError, OSError.
+        """
+        if uri.startswith(("https://", "http://")):
+            return self._fetch_url(uri)
+        uri = absolute(uri)
+        entry = self.stat(uri)
+        if entry is None:
+            raise FileNotFoundError(f"{uri}: not there")
+        if not uri.startswith(S3):
+            return Path(uri)
+        target = _cached(f"{uri} {entry.size} {entry.mtime_ns}", posixpath.basename(uri))
+        if not target.exists():
+            self.put(str(target), self.read(uri))
+        return target
+
+    def _fetch_url(self, url: str) -> Path:
+        target = _cached(url, posixpath.basename(urlsplit(url).path))
+        if not target.exists():
+            try:
+                with urllib.request.urlopen(url, timeout=self.config.connect_timeout_s) as answer:
+                    self.put(str(target), answer.read())
+            except urllib.error.HTTPError as refusal:
+                raise FileNotFoundError(f"{url}: HTTP {refusal.code}") from refusal
+        return target
+
+
+def cache_folder() -> Path:
+    """Where fetched files are kept: $ARGUS_CACHE, else ~/.cache/argus."""
+    return Path(os.environ.get("ARGUS_CACHE") or Path.home() / ".cache" / "argus")
+
+
+def _cached(identity: str, name: str) -> Path:
+    return cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
+
+
+def _endpoint(config: StorageConfig) -> str:
+    environment = os.environ
+    return (
+        config.endpoint
+        or environment.get("AWS_ENDPOINT_URL_S3", "")
+        or environment.get("AWS_ENDPOINT_URL", "")
+    )
+
+
+def _entry(uri: str, info: fs.FileInfo) -> Entry:
+    return Entry(uri=uri, size=info.size, mtime_ns=info.mtime_ns or 0)

@@ -1,0 +1,236 @@
+"""One slice from bytes to its part: the functions that every engine and placement runs.
+
+read -> decode (child process) -> operator -> part-<slice_id>.parquet -> receipt
+"""
+
+import dataclasses
+import re
+import time
+from collections import Counter, defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from jobs.runtime.decoding import NUM_SLOTS, Decoder, GuardedDecoder
+from jobs.runtime.plan import load_files
+from jobs.runtime.run import Run
+from jobs.runtime.slices import UNKNOWN, Row, Slice
+from jobs.runtime.sources import read_slice
+from jobs.runtime.sources.origin import Origin
+
+Batch = dict[str, Any]
+ROW_SCHEMA = pa.schema(
+    [
+        pa.field("id", pa.string(), nullable=False),
+        pa.field("uri", pa.string(), nullable=False),
+        ("truth", pa.string()),
+        pa.field("status", pa.string(), nullable=False),
+        pa.field("stage", pa.string(), nullable=False),
+        pa.field("error", pa.string(), nullable=False),
+    ]
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """What a bulk job does with each image: made by a job file, run by any engine."""
+
+    decoder: Decoder
+    """bytes to `pixels` of one shape"""
+    operator: Callable[[Any], Callable[[Batch], Batch]]
+    """made once per actor as `operator(config)`, called with {"pixels": uint8 (B, *shape)}"""
+    config: Any
+    """the operator's dataclass"""
+    columns: pa.Schema
+    """columns that the operator adds to a row"""
+    files: Mapping[str, str]
+    """fields of `config` that name a local file; each node gets its own copy"""
+    metadata: Mapping[str, str]
+    """written into every part"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Receipt:
+    """What the driver learns of a finished slice."""
+
+    slice_id: str
+    ok: int
+    failed: int
+    causes: Mapping[str, int]
+    """failed rows by kind of cause"""
+    seconds: Mapping[str, float]
+    """where the time went: read and decode (waited for), operate, write"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DecodedBatch:
+    """Rows in order with the pixels of those that decoded."""
+
+    rows: Sequence[Row]
+    """without their bytes"""
+    stages: Sequence[str]
+    """"" | "read" | "decode" per row"""
+    pixels: np.ndarray
+    """uint8 (number of good rows, *shape), read-only; valid until the second next batch"""
+
+
+class SliceReader:
+    """Reads and decodes slices, one decoder process kept between them."""
+
+    def __init__(self, origin: Origin, run_uri: str, decoder: Decoder, timeout_s: float) -> None:
+        self.origin = origin
+        self.run_uri = run_uri
+        self.guard = GuardedDecoder(decoder, timeout_s)
+
+    def read(self, piece: Slice, batch_size: int, clock: "Clock") -> Iterator[DecodedBatch]:
+        """The slice in batches; the next one is being decoded while one is used."""
+        rows = read_slice(self.origin, load_files(self.run_uri, self.origin.storage, piece))
+        flying: deque[list[Row]] = deque()
+        try:
+            while True:
+                while len(flying) < NUM_SLOTS:
+                    with clock.measure("read"):
+                        batch = list(islice(rows, batch_size))
+                    if not batch:
+                        break
+                    self.guard.submit([row.data for row in batch if not row.error])
+                    flying.append([dataclasses.replace(row, data=b"") for row in batch])
+                if not flying:
+                    return
+                with clock.measure("decode"):
+                    pixels, reasons = self.guard.result()
+                yield _decoded(flying.popleft(), pixels, reasons)
+        finally:
+            for _ in flying:  # the consumer stopped early: leave nothing of it for the next slice
+                self.guard.result()
+
+    def close(self) -> None:
+        """End the decoder process."""
+        self.guard.close()
+
+
+def _decoded(rows: Sequence[Row], pixels: np.ndarray, reasons: Sequence[str]) -> DecodedBatch:
+    answers = iter(reasons)
+    stages, told = [], []
+    for row in rows:
+        reason = "" if row.error else next(answers)
+        stages.append("read" if row.error else "decode" if reason else "")
+        told.append(dataclasses.replace(row, error=row.error or reason))
+    good = [i for i, reason in enumerate(reasons) if not reason]
+    kept = pixels if len(good) == len(reasons) else pixels[good]
+    kept.flags.writeable = False
+    return DecodedBatch(rows=told, stages=stages, pixels=kept)
+
+
+class Clock:
+    """Seconds by stage."""
+
+    def __init__(self) -> None:
+        self.seconds: defaultdict[str, float] = defaultdict(float)
+
+    def measure(self, stage: str) -> "_Lap":
+        """Context that adds its duration to `stage`."""
+        return _Lap(self, stage)
+
+
+class _Lap:
+    def __init__(self, clock: Clock, stage: str) -> None:
+        self.clock = clock
+        self.stage = stage
+
+    def __enter__(self) -> None:
+        self.start = time.perf_counter()
+
+    def __exit__(self, *_: object) -> None:
+        self.clock.seconds[self.stage] += time.perf_counter() - self.start
+
+
+class SliceWriter:
+    """Runs the operator over decoded slices and puts their parts."""
+
+    def __init__(self, run: Run, work: Work) -> None:
+        self.run = run
+        self.work = work
+        self.operator = work.operator(work.config)
+        self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
+
+    def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:
+        """Infer, put the part whole, and say what was done.
+
+        Raises RuntimeError where the rows are not as many as the plan expects.
+        """
+        tables = [self.infer(batch, clock) for batch in batches]
+        table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
+        if piece.rows not in (UNKNOWN, table.num_rows):
+            raise RuntimeError(
+                f"slice {piece.slice_id} of {piece.uri}: {table.num_rows} rows read, "
+                f"{piece.rows} planned"
+            )
+        causes = count_causes(table)
+        failed = sum(causes.values())
+        ok = table.num_rows - failed
+        with clock.measure("write"):
+            self._put(piece, table, {"ok": str(ok), "failed": str(failed)})
+        return Receipt(
+            slice_id=piece.slice_id, ok=ok, failed=failed, causes=causes, seconds=clock.seconds
+        )
+
+    def infer(self, batch: DecodedBatch, clock: Clock) -> pa.Table:
+        """The rows of a batch, in order, with the operator's columns; failed ones have nulls."""
+        good = [not row.error for row in batch.rows]
+        with clock.measure("operate"):
+            added = self.operator({"pixels": batch.pixels}) if any(good) else {}
+        places = np.cumsum(good) - 1
+        where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())
+        columns: dict[str, pa.Array] = {
+            "id": pa.array([row.id for row in batch.rows], pa.string()),
+            "uri": pa.array([row.uri for row in batch.rows], pa.string()),
+            "truth": pa.array([row.truth for row in batch.rows], pa.string()),
+            "status": pa.array(["ok" if each else "failed" for each in good], pa.string()),
+            "stage": pa.array(batch.stages, pa.string()),
+            "error": pa.array([row.error for row in batch.rows], pa.string()),
+        }
+        for column in self.work.columns:
+            if added:
+                values = to_arrow(added[column.name], column.type)
+                columns[column.name] = values.take(where)
+            else:
+                columns[column.name] = pa.nulls(len(good), column.type)
+        return pa.table(columns, schema=self.schema)
+
+    def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
+        described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}
+        schema = table.schema.with_metadata({f"argus.{k}": v for k, v in described.items()})
+        sink = pa.BufferOutputStream()
+        pq.write_table(table.cast(schema), sink, compression="zstd")
+        self.run.storage.put(self.run.part_uri(piece.slice_id), sink.getvalue())
+
+
+def to_arrow(values: Any, type: pa.DataType) -> pa.Array:
+    """A column of an operator as Arrow of the declared type: never inferred.
+
+    A 2-D array becomes a list column, one list a row.
+    """
+    if isinstance(values, np.ndarray) and values.ndim == 2:
+        flat = pa.array(values.reshape(-1).tolist() if values.dtype == object else values.ravel())
+        flat = flat.cast(type.value_type)
+        if pa.types.is_fixed_size_list(type):
+            return pa.FixedSizeListArray.from_arrays(flat, type=type)
+        offsets = np.arange(len(values) + 1, dtype=np.int32) * values.shape[1]
+        return pa.ListArray.from_arrays(pa.array(offsets), flat).cast(type)
+    return pa.array(values, type)
+
+
+def count_causes(table: pa.Table) -> dict[str, int]:
+    """Failed rows of a table by kind: stage and error with the numbers taken out."""
+    failed = table.filter(pc.field("status") == "failed")
+    kinds = zip(failed["stage"].to_pylist(), failed["error"].to_pylist(), strict=True)
+    return dict(
+        Counter(f"{stage}: {re.sub(r'[0-9]+', 'N', error)[:160]}" for stage, error in kinds)
+    )

@@ -1,0 +1,257 @@
+"""Weights: make a checkpoint of what others saved, look at one, check one, fetch one.
+
+    python -m jobs.weights import --network torchvision:squeezenet1_1 --state X.pth \\
+        --classes imagenet --transform imagenet --licence Apache-2.0 --out Y.safetensors
+    python -m jobs.weights import --network onnx --state X.onnx --classes names.txt --out Y.onnx
+    python -m jobs.weights show Y.safetensors
+    python -m jobs.weights verify Y.safetensors --sha256 2f9c…
+    python -m jobs.weights pull timm:resnet50.a1_in1k
+
+reads    a state file (.pth, .pt, .safetensors, .onnx), or weights by name: a checkpoint's path,
+         s3://…, https://…, torchvision:NAME[/WEIGHTS], timm:NAME[.TAG]
+writes   import: one checkpoint, weights and card in one file; pull: the cache ($ARGUS_CACHE)
+"""
+
+import sys
+import tempfile
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+import tyro
+
+from jobs.runtime.storage import Storage, StorageConfig, absolute
+from vision_ops.checkpoint import load_checkpoint, sha256_file
+from vision_ops.models import logits_and_embeddings
+from vision_ops.preprocess import Channels, Interpolation, Preprocess
+from vision_ops.weights import Resolved, resolve
+from vision_ops.weights.convert import Origin, convert
+from vision_ops.weights.hub import imagenet_classes
+from vision_ops.weights.licence import UNKNOWN
+
+TRANSFORMS = {
+    "imagenet": Preprocess(),
+    "none": Preprocess(resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+}
+Triple = tuple[float, float, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Changes:
+    """Where the network's pictures differ from --transform."""
+
+    height_px: int | None = None
+    """height that the network sees; else the transform's: 224"""
+    width_px: int | None = None
+    """width that the network sees; else the transform's: 224"""
+    resize_px: int | None = None
+    """shorter side before the centre crop, 0: squash; else the transform's: imagenet 256, none 0"""
+    interpolation: Interpolation | None = None
+    """filter of the resize; else bilinear"""
+    mean: Triple | None = None
+    """subtracted from pixel / scale; else the transform's"""
+    std: Triple | None = None
+    """divided by after the mean; else the transform's"""
+    channels: Channels | None = None
+    """channel order; else RGB"""
+    scale: float | None = None
+    """what a pixel of 0..255 is divided by first; else 255"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Import:
+    """Make a checkpoint of a state file. Nothing is unpickled."""
+
+    network: str
+    """cnn_224, cnn_cifar10, residual, torchvision:NAME, timm:NAME, module:function, or onnx"""
+    state: str
+    """the state file: local path, s3:// or https://; .pth, .pt, .safetensors, .onnx"""
+    out: str
+    """the checkpoint to write, local path or s3:// URI: .safetensors, or .onnx for network onnx"""
+    classes: str
+    """class names in the order of the logits: imagenet, a file with one a line, or a,b,c"""
+    transform: Literal["imagenet", "none"]
+    """how pictures become input; imagenet: resize 256, crop 224, its mean and std; none: squash to
+    224, 0..1"""
+    changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes()
+    """where that does not fit"""
+    activation: str = "relu"
+    """relu, sigmoid or tanh; networks of ours only"""
+    licence: str = UNKNOWN
+    """of the weights"""
+    source: str = ""
+    """where the weights come from; empty: the state file's name"""
+    storage: StorageConfig = StorageConfig()
+    """how object storage is reached"""
+
+    def __post_init__(self) -> None:
+        suffix = ".onnx" if self.network == "onnx" else ".safetensors"
+        if not self.out.endswith(suffix):
+            raise ValueError(f"out {self.out}: must end in {suffix} for network {self.network}")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Show:
+    """Print the card of a checkpoint."""
+
+    name: tyro.conf.Positional[str]
+    """weights by name"""
+    storage: StorageConfig = StorageConfig()
+    """how object storage is reached"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verify:
+    """Load strictly, run one picture of zeros, compare the sha256."""
+
+    name: tyro.conf.Positional[str]
+    """weights by name"""
+    sha256: str = ""
+    """what the file's sha256 should be; empty: only print it"""
+    storage: StorageConfig = StorageConfig()
+    """how object storage is reached"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pull:
+    """Fetch weights into the cache, so that jobs find them without network."""
+
+    name: tyro.conf.Positional[str]
+    """weights by name"""
+    accept_licence: bool = False
+    """fetch weights whose licence is for non-commercial use"""
+    storage: StorageConfig = StorageConfig()
+    """how object storage is reached"""
+
+
+Config = (
+    Annotated[Import, tyro.conf.subcommand("import")]
+    | Annotated[Show, tyro.conf.subcommand("show")]
+    | Annotated[Verify, tyro.conf.subcommand("verify")]
+    | Annotated[Pull, tyro.conf.subcommand("pull")]
+)
+
+
+def main(config: Import | Show | Verify | Pull) -> None:
+    """Run one of the four and say what came of it. Raises ValueError for a wrong request."""
+    match config:
+        case Import():
+            lines = import_weights(config)
+        case Show():
+            lines = show(config)
+        case Verify():
+            lines = verify(config)
+        case Pull():
+            lines = pull(config)
+    width = max(map(len, lines))
+    sys.stdout.writelines(f"{name:<{width}}  {value}\n" for name, value in lines.items())
+
+
+def import_weights(config: Import) -> dict[str, str]:
+    """Write the checkpoint; returns what `show` would say of it."""
+    storage, out = Storage(config.storage), absolute(config.out)
+    try:
+        state_path = storage.fetch(config.state)
+    except OSError as absent:
+        raise ValueError(f"state {config.state}: cannot be read ({absent})") from absent
+    origin = Origin(
+        network=config.network,
+        activation=config.activation,
+        classes=read_classes(config.classes),
+        preprocess=_preprocess(config),
+        licence=config.licence,
+        source=config.source or Path(config.state).name,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / Path(out).name
+        card = convert(state_path, origin, made)
+        sha256 = sha256_file(made)
+        storage.put(out, made.read_bytes())
+    return _lines(Resolved(path=Path(config.out), card=card, sha256=sha256, source=config.out))
+
+
+def show(config: Show) -> dict[str, str]:
+    """The card, line by line."""
+    return _lines(resolve(config.name, Storage(config.storage).fetch, accept_licence=True))
+
+
+def verify(config: Verify) -> dict[str, str]:
+    """Prove that a checkpoint loads and runs. Raises ValueError when it does not."""
+    found = resolve(config.name, Storage(config.storage).fetch, accept_licence=True)
+    if config.sha256 and found.sha256 != config.sha256.lower():
+        raise ValueError(f"sha256 {config.sha256}: {found.path} has {found.sha256}")
+    model, card = load_checkpoint(found.path, "cpu")
+    with torch.inference_mode():
+        zeros = torch.zeros(1, 3, card.preprocess.height_px, card.preprocess.width_px)
+        logits, embedding = logits_and_embeddings(model, zeros)
+    wanted = (1, len(card.classes)), (1, card.embedding_size)
+    if (tuple(logits.shape), tuple(embedding.shape)) != wanted:
+        raise ValueError(
+            f"{found.path}: gives {tuple(logits.shape)} and {tuple(embedding.shape)}, "
+            f"its card says {wanted[0]} and {wanted[1]}"
+        )
+    if not (logits.isfinite().all() and embedding.isfinite().all()):
+        raise ValueError(f"{found.path}: gives numbers that are not finite")
+    stated = ", sha256 as stated" if config.sha256 else ""
+    return _lines(found) | {"verified": f"loads strictly, runs one picture of zeros{stated}"}
+
+
+def pull(config: Pull) -> dict[str, str]:
+    """Fetch; returns path, sha256 and licence."""
+    found = resolve(
+        config.name, Storage(config.storage).fetch, accept_licence=config.accept_licence
+    )
+    return {"path": str(found.path), "sha256": found.sha256, "licence": found.card.licence}
+
+
+def read_classes(text: str) -> tuple[str, ...]:
+    """Class names from `imagenet`, a file with one a line, or a,b,c. Raises ValueError."""
+    if text == "imagenet":
+        return imagenet_classes()
+    if Path(text).is_file():
+        lines = Path(text).read_text(encoding="utf-8").splitlines()
+        return tuple(line.strip() for line in lines if line.strip())
+    if "," not in text:
+        raise ValueError(f"classes {text!r}: no such file; accepted: imagenet, a file, a,b,c")
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _preprocess(config: Import) -> Preprocess:
+    given = {field.name: getattr(config.changes, field.name) for field in fields(Changes)}
+    changes = {name: value for name, value in given.items() if value is not None}
+    return replace(TRANSFORMS[config.transform], **changes)
+
+
+def _lines(found: Resolved) -> dict[str, str]:
+    card, preprocess = found.card, found.card.preprocess
+    shown = ", ".join(card.classes[:5]) + (", …" if len(card.classes) > 5 else "")
+    resize = f"resize {preprocess.resize_px}, crop" if preprocess.resize_px else "squash"
+    return {
+        "path": str(found.path),
+        "sha256": found.sha256,
+        "network": f"{card.network} ({card.activation})",
+        "classes": f"{len(card.classes)}: {shown}",
+        "pixels": f"{resize} to {preprocess.height_px} x {preprocess.width_px} (height x width), "
+        f"{preprocess.interpolation}",
+        "input": f"{preprocess.channels}, pixel / {preprocess.scale:g}, mean {preprocess.mean}, "
+        f"std {preprocess.std}",
+        "embedding": f"{card.embedding_size} numbers",
+        "licence": card.licence,
+        "source": card.source,
+        "parent": card.parent or "none",
+    }
+
+
+def command_line() -> int:
+    """Exit code: 0 done, 2 for a wrong request, whose reason is printed."""
+    try:
+        main(tyro.cli(Config))
+    except ValueError as refusal:
+        sys.stderr.write(f"{refusal}\n")
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(command_line())

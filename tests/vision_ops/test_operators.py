@@ -1,0 +1,221 @@
+"""One law for all operators: rows kept, batches split anywhere, input untouched, same answer."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vision_ops.checkpoint import Card, load_checkpoint, save_checkpoint
+from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.models import FIXED_SIZE_PX, build, embedding_size
+from vision_ops.operators import OPERATORS
+from vision_ops.operators.classify import Classifier, ClassifierConfig
+from vision_ops.preprocess import Preprocess
+from vision_ops.weights.convert import Origin, convert
+from vision_ops.weights.hub import imagenet_classes
+
+Batch = dict[str, np.ndarray]
+Operator = Callable[[Batch], Batch]
+NETWORKS = ("cnn_cifar10", "residual", "torchvision:squeezenet1_1")
+
+
+def make_checkpoint(path: Path, network: str, num_classes: int = 12, size: int = 48) -> Path:
+    size = FIXED_SIZE_PX.get(network, size)
+    torch.manual_seed(0)
+    model = build(network, num_classes)
+    card = Card(
+        network=network,
+        classes=tuple(f"class {index}" for index in range(num_classes)),
+        preprocess=Preprocess(height_px=size, width_px=size),
+        licence="CC0",
+        source="random",
+        embedding_size=embedding_size(model, size, size),
+    )
+    save_checkpoint(path, model, card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("weights")
+    return {
+        name: make_checkpoint(folder / f"{index}.safetensors", name)
+        for index, name in enumerate(NETWORKS)
+    }
+
+
+def make_classifier(checkpoints: dict[str, Path]) -> Operator:
+    weights = str(checkpoints["residual"])
+    return Classifier(ClassifierConfig(weights=weights, embeddings=True))
+
+
+MAKERS: dict[str, Callable[[dict[str, Path]], Operator]] = {"classify": make_classifier}
+"""how each operator of the dict is made here; a new one without an entry fails the laws"""
+
+
+def make_batch(rows: int, size: int = 48, seed: int = 0) -> Batch:
+    pixels = np.random.default_rng(seed).integers(0, 256, (rows, size, size, 3), dtype=np.uint8)
+    batch = {"id": np.array([f"{seed}/{row}" for row in range(rows)]), "pixels": pixels}
+    for column in batch.values():
+        column.flags.writeable = False  # as Ray shares them
+    return batch
+
+
+def assert_same(whole: Batch, parts: list[Batch]) -> None:
+    assert all(part.keys() == whole.keys() for part in parts)
+    for name, column in whole.items():
+        together = np.concatenate([part[name] for part in parts])
+        assert np.array_equal(column, together), name
+
+
+@pytest.fixture(scope="module", params=OPERATORS)
+def operator(request: pytest.FixtureRequest, checkpoints: dict[str, Path]) -> Operator:
+    return MAKERS[request.param](checkpoints)
+
+
+@pytest.mark.parametrize("cut", [1, 5, 32, 40])
+def test_whole_batch_equals_its_parts_bit_for_bit(operator, cut):
+    batch = make_batch(41)
+    head = operator({name: column[:cut] for name, column in batch.items()})
+    tail = operator({name: column[cut:] for name, column in batch.items()})
+    assert_same(operator(batch), [head, tail])
+
+
+@pytest.mark.parametrize("rows", [0, 1, 33])
+def test_rows_are_kept_in_order_and_pixels_are_dropped(operator, rows):
+    batch = make_batch(rows)
+    result = operator(batch)
+    assert "pixels" not in result
+    assert result["id"].tolist() == batch["id"].tolist()
+    assert {len(column) for column in result.values()} == {rows}
+
+
+def test_input_is_not_written_to_and_the_second_answer_is_the_first(operator):
+    batch = make_batch(9)
+    before = {name: column.copy() for name, column in batch.items()}
+    assert_same(operator(batch), [operator(batch)])
+    assert batch.keys() == before.keys()
+    assert all(np.array_equal(batch[name], column) for name, column in before.items())
+
+
+def test_an_empty_batch_has_the_columns_of_a_full_one(operator):
+    empty, full = operator(make_batch(0)), operator(make_batch(2))
+    assert {name: column.shape[1:] for name, column in empty.items()} == {
+        name: column.shape[1:] for name, column in full.items()
+    }
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("network", NETWORKS)
+def test_classifier_gives_the_same_bits_for_any_batching_and_threads(checkpoints, network, threads):
+    size = FIXED_SIZE_PX.get(network, 48)
+    config = ClassifierConfig(weights=str(checkpoints[network]), embeddings=True)
+    batch = make_batch(70, size)
+    whole = Classifier(config)(batch)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        classifier = Classifier(config)
+        for step in (7, 32, 64):
+            cuts = [
+                {name: column[start : start + step] for name, column in batch.items()}
+                for start in range(0, 70, step)
+            ]
+            assert_same(whole, [classifier(part) for part in cuts])
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_classifier_is_the_network_and_a_softmax(checkpoints, network):
+    size = FIXED_SIZE_PX.get(network, 48)
+    config = ClassifierConfig(weights=str(checkpoints[network]), top_k=3, embeddings=True)
+    batch = make_batch(4, size)
+    result = Classifier(config)(batch)
+    model, card = load_checkpoint(config.weights, "cpu")
+    for row, pixels in enumerate(batch["pixels"]):
+        mean, std = np.array(card.preprocess.mean), np.array(card.preprocess.std)
+        image = torch.tensor((pixels / 255 - mean) / std, dtype=torch.float32).permute(2, 0, 1)
+        with torch.inference_mode():
+            chances = model(image[None]).softmax(dim=1)[0]
+        order = chances.argsort(descending=True)[:3]
+        assert result["top_labels"][row].tolist() == [card.classes[i] for i in order]
+        assert result["label"][row] == card.classes[order[0]]
+        np.testing.assert_allclose(result["top_confidences"][row], chances[order], atol=1e-5)
+        assert result["confidence"][row] == result["top_confidences"][row, 0]
+    lengths = np.linalg.norm(result["embedding"], axis=1)
+    np.testing.assert_allclose(lengths, 1, atol=1e-6)
+    assert result["embedding"].shape == (4, card.embedding_size)
+    assert result["embedding"].dtype == result["confidence"].dtype == np.float32
+
+
+def test_ties_are_in_class_order_and_fewer_classes_than_top_k_are_all_named(tmp_path):
+    path = make_checkpoint(tmp_path / "flat.safetensors", "residual", num_classes=4)
+    model, card = load_checkpoint(path, "cpu")
+    for parameter in (model.head.weight, model.head.bias):
+        torch.nn.init.zeros_(parameter)
+    save_checkpoint(path, model, card)
+    result = Classifier(ClassifierConfig(weights=str(path)))(make_batch(2))
+    assert result["top_labels"].tolist() == [list(card.classes)] * 2
+    assert result["top_confidences"].tolist() == [[0.25] * 4] * 2
+    assert "embedding" not in result
+
+
+def test_pixels_of_another_size_or_type_are_refused(checkpoints):
+    classifier = make_classifier(checkpoints)
+    for pixels in (np.zeros((2, 32, 32, 3), np.uint8), np.zeros((2, 48, 48, 3), np.float32)):
+        with pytest.raises(ValueError, match="takes uint8"):
+            classifier({"pixels": pixels})
+
+
+def test_top_k_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="top_k 0"):
+        ClassifierConfig(top_k=0)
+
+
+def test_squeezenet_names_photographs_as_a_plain_torchvision_script_does(shared_data, tmp_path):
+    from PIL import Image
+    from torchvision import models, transforms
+
+    state = shared_data / "weights" / "squeezenet1_1-imagenet.pth"
+    path = tmp_path / "squeezenet.safetensors"
+    origin = Origin(
+        network="torchvision:squeezenet1_1",
+        classes=imagenet_classes(),
+        preprocess=Preprocess(),
+        licence="Apache-2.0",
+        source="ONNX model zoo",
+    )
+    convert(state, origin, path)
+    photos = sorted((shared_data / "photos").glob("*.JPEG"))
+
+    plain = models.squeezenet1_1()
+    plain.load_state_dict(torch.load(state, weights_only=True))
+    plain.eval()
+    transform = transforms.Compose(
+        [
+            transforms.Resize(256),
+            transforms.CenterCrop(224),
+            transforms.ToTensor(),
+            transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+        ]
+    )
+    images = [transform(Image.open(photo).convert("RGB")) for photo in photos]
+    with torch.inference_mode():
+        expected = torch.cat([plain(image[None]) for image in images])
+
+    decode = Decode(DecodeConfig(), Preprocess())
+    pixels = np.zeros((len(photos), *decode.shape), np.uint8)
+    errors = [decode(photo.read_bytes(), out) for photo, out in zip(photos, pixels, strict=True)]
+    assert not any(errors)
+    classifier = Classifier(ClassifierConfig(weights=str(path), top_k=1000))
+    seen: list[torch.Tensor] = []
+    classifier.model.register_forward_hook(lambda *call: seen.append(call[2]))
+    result = classifier({"pixels": pixels})
+
+    logits = torch.cat(seen)[: len(photos)]
+    assert (logits - expected).abs().max() < 1e-3
+    names = imagenet_classes()
+    assert result["label"].tolist() == [names[index] for index in expected.argmax(dim=1)]

@@ -1,0 +1,257 @@
+"""Learning to name the class of a picture: network, loss, optimiser, schedule in one object."""
+
+import copy
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from vision_ops.augment import AugmentConfig, augment
+from vision_ops.checkpoint import Card, save_checkpoint
+from vision_ops.models import FIXED_SIZE_PX, build, embedding_size
+from vision_ops.normalize import normalize
+from vision_ops.preprocess import Preprocess
+
+MOMENTUM = 0.9
+"""of SGD (Nesterov), and the first beta of Adam and AdamW"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Which network, from random weights."""
+
+    network: str = "residual"
+    """residual, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or module:function"""
+    activation: Literal["relu", "sigmoid", "tanh"] = "relu"
+    """between the layers; networks of ours only"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """How weights follow the gradient."""
+
+    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
+    """adamw: decay apart from the gradient; adam; sgd: with Nesterov momentum 0.9"""
+    learning_rate: float = 3e-3
+    """the highest of the schedule"""
+    schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
+    """after the warm-up: cosine to 0; one_cycle: the warm-up is a cosine too; constant"""
+    warmup: float = 0.2
+    """first part of all steps, 0..1, in which the rate rises from 1/25 of the highest"""
+    weight_decay: float = 0.05
+    """pull of weight matrices towards 0; biases and norms are left alone"""
+    label_smoothing: float = 0.1
+    """share of the target spread over all classes; in training only, not in evaluation"""
+    clip_norm: float = 5.0
+    """longest gradient that is followed as it is; 0: any"""
+    ema_decay: float = 0.0
+    """above 0: what is evaluated and saved is a moving average of the weights, e.g. 0.99"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.learning_rate < math.inf:
+            raise ValueError(f"optim.learning_rate {self.learning_rate}: must be above 0")
+        for name in ("warmup", "label_smoothing", "ema_decay"):
+            if not 0 <= getattr(self, name) < 1:
+                raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more, below 1")
+        for name in ("weight_decay", "clip_norm"):
+            if not 0 <= getattr(self, name) < math.inf:
+                raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassifierLearnerConfig:
+    """All that a learner is made of: the same config and batches give the same weights."""
+
+    model: ModelConfig = field(default_factory=ModelConfig)
+    """which network"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """how it learns"""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """how training pictures are varied"""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """how pictures become the network's input; goes into the checkpoint"""
+    classes: tuple[str, ...]
+    """class names, in the order of the logits"""
+    num_steps: int
+    """steps of the whole training, for the schedule"""
+    seed: int = 0
+    """of the first weights and of the augmentation"""
+    source: str = "trained from random weights"
+    """said in the checkpoint: what it was trained on"""
+    licence: str = "unknown"
+    """said in the checkpoint: of the weights"""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2:
+            raise ValueError(f"classes {self.classes}: a classifier needs at least two")
+        if self.num_steps < 1:
+            raise ValueError(f"num_steps {self.num_steps}: must be at least 1")
+        height, width = self.preprocess.height_px, self.preprocess.width_px
+        size = FIXED_SIZE_PX.get(self.model.network)
+        if size is not None and (height, width) != (size, size):
+            raise ValueError(
+                f"model.network {self.model.network}: takes {size}x{size} pixels, "
+                f"preprocess gives {height}x{width}"
+            )
+
+
+class ClassifierLearner:
+    """A classifier in training.
+
+    reads   pixels   uint8  (B, H, W, 3)  sRGB, 0..255
+            target   int64  (B,)          index into the classes
+
+    Batch norm's statistics and the dropout of a network are as in training during `step` and as in
+    use during `evaluate`.
+    """
+
+    def __init__(self, config: ClassifierLearnerConfig, device: torch.device | str = "cpu") -> None:
+        self.config = config
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = build(config.model.network, len(config.classes), config.model.activation)
+        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.average = copy.deepcopy(self.network) if config.optim.ema_decay else None
+        self.forward: Callable[[Tensor], Tensor] = self.network
+        self.optimizer = make_optimizer(self.network, config.optim)
+        self.schedule = LambdaLR(
+            self.optimizer, lambda step: rate(step, config.num_steps, config.optim)
+        )
+        self.generator = torch.Generator().manual_seed(config.seed)
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network that learns or is evaluated, by name."""
+        networks: dict[str, nn.Module] = {"network": self.network}
+        return networks | ({"average": self.average} if self.average is not None else {})
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module], rank: int) -> None:
+        """Share gradients with other processes: forward passes of training go through `wrap`.
+
+        Each rank draws its own augmentation.
+        """
+        self.forward = wrap(self.network)
+        self.generator.manual_seed(self.config.seed + 1_000_003 * rank)
+
+    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """One gradient step; the loss before it, the gradient's norm, and the rate used."""
+        config = self.config.optim
+        self.network.train()
+        pixels = augment(batch["pixels"], self.config.augment, self.generator)
+        logits = self.forward(normalize(pixels, self.config.preprocess, self.device))
+        target = batch["target"].to(self.device)
+        loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+        self.optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        limit = config.clip_norm or math.inf
+        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
+        (used,) = set(self.schedule.get_last_lr())
+        self.optimizer.step()
+        self.schedule.step()
+        self._follow()
+        return {"loss": loss.item(), "gradient_norm": float(norm), "learning_rate": float(used)}
+
+    @torch.no_grad()
+    def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Sums over the batch, to be added up: cross-entropy without smoothing, hits, images."""
+        network = self._evaluated().eval()
+        logits = network(normalize(batch["pixels"], self.config.preprocess, self.device))
+        target = batch["target"].to(self.device)
+        loss = F.cross_entropy(logits.double(), target, reduction="sum")
+        correct = (logits.argmax(dim=1) == target).sum()
+        return {"loss": loss.item(), "correct": float(correct.item()), "count": float(len(target))}
+
+    @staticmethod
+    def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+        """Means from the added sums of `evaluate`: loss per image, accuracy 0..1."""
+        count = sums["count"]
+        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on; `torch.load(weights_only=True)` reads it."""
+        return {
+            **{name: network.state_dict() for name, network in self.networks.items()},
+            "optimizer": self.optimizer.state_dict(),
+            "schedule": {"last_epoch": self.schedule.last_epoch},
+            "generator": self.generator.get_state(),
+            "torch_generator": torch.get_rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken; sets torch's own CPU generator too (dropout)."""
+        for name, network in self.networks.items():
+            network.load_state_dict(state[name])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.schedule.last_epoch = state["schedule"]["last_epoch"]
+        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
+        self.generator.set_state(state["generator"])
+        torch.set_rng_state(state["torch_generator"])
+
+    def save(self, path: Path) -> None:
+        """Write what `evaluate` evaluates as a checkpoint with its card."""
+        config = self.config
+        network = self._evaluated()
+        size = config.preprocess
+        card = Card(
+            network=config.model.network,
+            activation=config.model.activation,
+            classes=config.classes,
+            preprocess=size,
+            licence=config.licence,
+            source=config.source,
+            embedding_size=embedding_size(network, size.height_px, size.width_px),
+        )
+        save_checkpoint(path, network, card)
+
+    def _evaluated(self) -> nn.Module:
+        return self.network if self.average is None else self.average
+
+    @torch.no_grad()
+    def _follow(self) -> None:
+        """Move the average towards the network; faster in the first steps (Polyak with warm-up)."""
+        if self.average is None:
+            return
+        step = self.schedule.last_epoch
+        decay = min(self.config.optim.ema_decay, (1 + step) / (10 + step))
+        for mean, value in zip(
+            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
+        ):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - decay)
+            else:
+                mean.copy_(value)
+
+
+def make_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
+    """The optimiser of a network; weight decay on matrices and kernels alone."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    if config.optimizer == "sgd":
+        return SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
+    kind = {"adamw": AdamW, "adam": Adam}[config.optimizer]
+    return kind(groups, lr=config.learning_rate, betas=(MOMENTUM, 0.999))
+
+
+def rate(step: int, num_steps: int, config: OptimConfig) -> float:
+    """Part of the highest learning rate at a step, 0..1 (one_cycle: Smith and Topin 2018)."""
+    warm = config.warmup * num_steps
+    if step < warm:
+        part = step / warm
+        if config.schedule == "one_cycle":
+            part = (1 - math.cos(math.pi * part)) / 2
+        return 1 / 25 + (1 - 1 / 25) * part
+    if config.schedule == "constant":
+        return 1.0
+    part = min(1.0, (step - warm) / max(1.0, num_steps - warm))
+    return (1 + math.cos(math.pi * part)) / 2

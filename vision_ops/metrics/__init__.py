@@ -1,0 +1,1 @@
+"""Numbers that say how good a result is: numpy only, streamed, mergeable in any order."""

@@ -1,0 +1,114 @@
+"""Networks by name: ours, torchvision's, timm's, and any function that returns one.
+
+    build("residual", num_classes=10)
+    build("torchvision:resnet50", num_classes=1000)
+    build("timm:resnet50", num_classes=1000)
+    build("my_package.nets:tiny", num_classes=3)
+
+The embedding of a picture is what goes into the classifier: the input of the network's last
+nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
+its head last), averaged over the positions where it is a map.
+"""
+
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vision_ops.models.external import build_function, build_timm, build_torchvision
+from vision_ops.models.residual import Residual
+from vision_ops.models.tutorial import Cnn224, CnnCifar10
+
+NETWORKS: dict[str, Callable[[int, str], nn.Module]] = {
+    "cnn_224": Cnn224,
+    "cnn_cifar10": CnnCifar10,
+    "residual": Residual,
+}
+FIXED_SIZE_PX: dict[str, int] = {
+    "cnn_224": Cnn224.size_px,
+    "cnn_cifar10": CnnCifar10.size_px,
+}
+"""the networks of ours that take square pictures of one size only"""
+
+
+@runtime_checkable
+class GivesBoth(Protocol):
+    """A network that has a way of its own to give logits and embeddings (an ONNX file has)."""
+
+    def logits_and_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module:
+    """A network by name, freshly initialised.
+
+    `activation` chooses among relu, sigmoid, tanh in networks of ours; others are what they are,
+    and asking for a change there is refused. Raises ValueError for what does not exist.
+    """
+    if num_classes < 1:
+        raise ValueError(f"num_classes {num_classes}: must be at least 1")
+    if network in NETWORKS:
+        return NETWORKS[network](num_classes, activation)
+    family, colon, name = network.partition(":")
+    if not (colon and family and name):
+        raise ValueError(
+            f"network {network!r}: not one of {', '.join(NETWORKS)}, "
+            "torchvision:NAME, timm:NAME, module:function"
+        )
+    if activation != "relu":
+        raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
+    if family == "torchvision":
+        return build_torchvision(name, num_classes)
+    if family == "timm":
+        return build_timm(name, num_classes)
+    return build_function(network, num_classes)
+
+
+def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
+    """The classifier's last layer: the last nn.Linear or nn.Conv2d. Raises ValueError if none."""
+    heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
+    if not heads:
+        raise ValueError(f"{type(model).__name__}: has no nn.Linear and no nn.Conv2d")
+    return heads[-1]
+
+
+def logits_and_embeddings(
+    model: nn.Module, images: Float[Tensor, "B 3 H W"]
+) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
+    """Both in one forward pass; the embedding as the module says, not yet normalised."""
+    if isinstance(model, GivesBoth):
+        return model.logits_and_embeddings(images)
+    seen: list[Tensor] = []
+    hook = head_of(model).register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    try:
+        logits = model(images)
+    finally:
+        hook.remove()
+    if not seen:
+        raise ValueError(f"{type(model).__name__}: its last layer took no part in the forward pass")
+    return logits, _averaged(seen[-1], len(images))
+
+
+def embed(model: nn.Module, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+    """The penultimate features of each picture, not yet normalised."""
+    return logits_and_embeddings(model, images)[1]
+
+
+def embedding_size(model: nn.Module, height_px: int, width_px: int) -> int:
+    """E, found by one picture of zeros; the model's training mode is left as it was."""
+    was_training = model.training
+    parameter = next(model.parameters(), torch.empty(0))
+    model.eval()
+    with torch.inference_mode():
+        zeros = torch.zeros(1, 3, height_px, width_px, device=parameter.device)
+        size = embed(model, zeros).shape[1]
+    model.train(was_training)
+    return size
+
+
+def _averaged(features: Tensor, batch_size: int) -> Tensor:
+    """(B, E) from (B, E), or from a map (B, E, h, w); tokens (B, N, E) are averaged as well."""
+    if features.ndim == 3:
+        return features.mean(dim=1)
+    return features.reshape(batch_size, features.shape[1], -1).mean(dim=2)

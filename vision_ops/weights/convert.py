@@ -1,0 +1,150 @@
+"""Weights that others saved -> a checkpoint of ours. Nothing is unpickled."""
+
+import pickle
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from vision_ops.checkpoint import (
+    CARD_KEY,
+    Card,
+    card_to_json,
+    load_state,
+    save_checkpoint,
+    sha256_file,
+    write_whole,
+)
+from vision_ops.models import build, logits_and_embeddings
+from vision_ops.models.external import AUXILIARY
+from vision_ops.preprocess import Preprocess
+
+WRAPPERS = ("state_dict", "model")
+"""keys under which training scripts keep the state in a larger dict"""
+PREFIXES = ("module.", "_orig_mod.")
+"""what DataParallel and torch.compile put before every name"""
+SIDE_CLASSIFIERS = ("aux1.", "aux2.", "AuxLogits.")
+OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
+"""densenets were published with `norm.1`, `conv.2`; the layers are called norm1, conv2 today"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """What cannot be read off a state file and must be said."""
+
+    network: str
+    """a name that models.build knows, or `onnx`"""
+    activation: str = "relu"
+    """of a network of ours"""
+    classes: tuple[str, ...]
+    """class names, in the order of the logits"""
+    preprocess: Preprocess
+    """how pictures become the network's input"""
+    licence: str
+    """of the weights"""
+    source: str
+    """where they come from"""
+
+
+def convert(state_path: Path, origin: Origin, out: Path) -> Card:
+    """Make a checkpoint of a state file: .pth, .pt, .safetensors, or .onnx for network "onnx".
+
+    Raises ValueError, naming the file, for one that needs unpickling, is damaged, does not fit
+    the network, or gives another number of classes.
+    """
+    if origin.network == "onnx":
+        return _convert_onnx(state_path, origin, out)
+    with torch.random.fork_rng(devices=[]):
+        model = build(origin.network, len(origin.classes), origin.activation)
+    load_state(model, _renamed(read_state(state_path), origin.network), str(state_path))
+    return save_with_card(model, origin, state_path, out)
+
+
+def save_with_card(model: nn.Module, origin: Origin, state_path: Path, out: Path) -> Card:
+    """Save a network that has its weights, after one picture of zeros went through it."""
+    card = _card(model, origin, state_path)
+    save_checkpoint(out, model, card)
+    return card
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Names and tensors of a state file, free of wrappers and prefixes. Raises ValueError."""
+    state = _load_tensors(path)
+    for key in WRAPPERS:
+        if isinstance(inner := state.get(key), dict):
+            state = inner
+    for prefix in PREFIXES:
+        if state and all(str(name).startswith(prefix) for name in state):
+            state = {name[len(prefix) :]: value for name, value in state.items()}
+    tensors = {str(name): value for name, value in state.items() if isinstance(value, Tensor)}
+    others = [str(name) for name in state if str(name) not in tensors]
+    if others or not state:
+        raise ValueError(
+            f"{path}: not a state_dict: "
+            f"{', '.join(others[:5]) if state else 'nothing in it'} where tensors should be"
+        )
+    return tensors
+
+
+def _load_tensors(path: Path) -> dict[Any, Any]:
+    if path.suffix == ".safetensors":
+        try:
+            return dict(load_file(path))
+        except SafetensorError as wrong:
+            raise ValueError(f"{path}: not a whole safetensors file ({wrong})") from wrong
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError) as wrong:
+        cause = (str(wrong).splitlines() or [type(wrong).__name__])[0]
+        raise ValueError(
+            f"{path}: holds more than tensors, or is damaged, and Argus unpickles nothing "
+            f"({cause[:200]}); where it comes from, save `model.state_dict()`"
+        ) from wrong
+    if not isinstance(state, dict):
+        raise ValueError(f"{path}: holds a {type(state).__name__}, not a state_dict")
+    return state
+
+
+def _renamed(state: dict[str, Tensor], network: str) -> dict[str, Tensor]:
+    """Torchvision's published states as today's networks name things."""
+    family, _, name = network.partition(":")
+    if family != "torchvision":
+        return state
+    if name in AUXILIARY:
+        state = {k: v for k, v in state.items() if not k.startswith(SIDE_CLASSIFIERS)}
+    return {OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+
+
+def _convert_onnx(state_path: Path, origin: Origin, out: Path) -> Card:
+    from vision_ops.models.onnx_file import OnnxNetwork, with_metadata
+
+    card = _card(OnnxNetwork(state_path, "cpu"), origin, state_path)
+    write_whole(out, with_metadata(state_path, CARD_KEY, card_to_json(card)))
+    return card
+
+
+def _card(model: nn.Module, origin: Origin, state_path: Path) -> Card:
+    preprocess = origin.preprocess
+    with torch.inference_mode():
+        zeros = torch.zeros(1, 3, preprocess.height_px, preprocess.width_px)
+        logits, embedding = logits_and_embeddings(model.eval(), zeros)
+    if logits.shape != (1, len(origin.classes)):
+        raise ValueError(
+            f"{state_path}: gives {tuple(logits.shape[1:])} numbers for a picture, "
+            f"and there are {len(origin.classes)} classes"
+        )
+    return Card(
+        network=origin.network,
+        activation=origin.activation,
+        classes=origin.classes,
+        preprocess=preprocess,
+        licence=origin.licence,
+        source=origin.source,
+        parent=sha256_file(state_path),
+        embedding_size=embedding.shape[1],
+    )

@@ -1,0 +1,21 @@
+"""What may be done with published weights, as far as their licence's name tells."""
+
+import re
+
+UNKNOWN = "unknown"
+TORCHVISION = "BSD-3-Clause (code); ImageNet terms (training data)"
+SWAG = "CC-BY-NC-4.0"
+"""torchvision's SWAG weights: its metadata links to the licence instead of naming it"""
+NON_COMMERCIAL = re.compile(
+    r"(?<![a-z])nc(?![a-z])|non-?\s?commercial|research[ -]only|apple-amlr|seer-license", re.I
+)
+"""apple-amlr and seer-license say so in their text, not in their name"""
+
+
+def refuse_non_commercial(licence: str, name: str, *, accept_licence: bool) -> None:
+    """Raise ValueError for a licence that rules out commercial use, unless it was accepted."""
+    if NON_COMMERCIAL.search(licence) and not accept_licence:
+        raise ValueError(
+            f"{name}: its licence is {licence}, for non-commercial use; "
+            "if that is your use, say so with --accept-licence (in a job --op.accept-licence)"
+        )
