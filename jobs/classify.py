@@ -3,7 +3,7 @@
     python -m jobs.classify                     # the sample digits, by what train_classifier learnt
     python -m jobs.classify --data.uri s3://b/photos --op.weights s3://b/w.safetensors \
                             --out s3://b/r
-    python -m jobs.classify --data.uri photos --op.weights torchvision:resnet50/IMAGENET1K_V2 --dry-run
+    python -m jobs.classify --data.uri photos --op.weights timm:resnet50.a1_in1k --dry-run
 
 reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
 writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, confidence (0..1),

@@ -30,7 +30,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
-from jobs.runtime.progress import set_up_logging
+from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, relative
 
@@ -64,7 +64,6 @@ class Config:
 
 def main(config: Config) -> None:
     """Write the samples that are not there yet."""
-    set_up_logging()
     storage = Storage(config.storage)
     identity = {"seed": config.seed}
     with Run.open(
@@ -332,4 +331,4 @@ TREES: dict[str, Callable[[int], Files]] = {"digits": digits, "photos": photos, 
 
 
 if __name__ == "__main__":
-    main(tyro.cli(Config, description=__doc__))
+    run_command(main, tyro.cli(Config, description=__doc__))

@@ -18,7 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from vision_ops.models import FIXED_SIZE_PX, build
+from vision_ops.models import build, check_size
 from vision_ops.preprocess import Preprocess
 
 CARD_KEY = "argus_card"
@@ -53,10 +53,7 @@ class Card:
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
         if self.embedding_size < 1:
             raise ValueError(f"embedding_size {self.embedding_size}: must be at least 1")
-        size = FIXED_SIZE_PX.get(self.network)
-        height, width = self.preprocess.height_px, self.preprocess.width_px
-        if size is not None and (height, width) != (size, size):
-            raise ValueError(f"{self.network} takes {size}x{size} pixels, not {height}x{width}")
+        check_size(self.network, self.preprocess.height_px, self.preprocess.width_px)
 
 
 def save_checkpoint(path: str | Path, model: nn.Module, card: Card) -> None:
@@ -170,9 +167,10 @@ def card_from_json(text: str) -> Card:
     _check_fields(values, Card, "card")
     _check_fields(values["preprocess"], Preprocess, "card.preprocess")
     preprocess: dict[str, Any] = {
-        name: tuple(value) if isinstance(value, list) else value
+        name: tuple(map(float, value)) if isinstance(value, list) else value
         for name, value in values["preprocess"].items()
     }
+    preprocess["scale"] = float(preprocess["scale"])
     changed = {"classes": tuple(values["classes"]), "preprocess": Preprocess(**preprocess)}
     return Card(**(values | changed))
 

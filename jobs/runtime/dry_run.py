@@ -23,7 +23,7 @@ def describe(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     Raises ValueError where the resources do not fit this machine.
     """
     lines = {
-        "run directory": f"{run.uri} ({run.manifest.get('status', 'new')})",
+        "run directory": f"{run.uri} ({run.manifest.get('status', 'not begun')})",
         "source": f"{plan.origin.uri} as {plan.format}",
         "shards": f"{len({s.uri for s in plan.slices}):,} in {len(plan.slices):,} slices",
         "rows": _count(plan.rows, "counted when they are read"),

@@ -4,10 +4,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
+from pandas.core.util.hashing import hash_array
 
 from jobs.runtime.storage import Storage, absolute
 
@@ -124,7 +124,7 @@ def _check(uri: str, schema: pa.Schema) -> None:
 
 
 def _hash(ids: pa.Array) -> np.ndarray:
-    return pd.util.hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)
+    return hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)
 
 
 def _name(uri: str, storage: Storage, wanted: np.uint64) -> str:

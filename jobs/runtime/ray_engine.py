@@ -8,6 +8,7 @@ that read it.
 import hashlib
 import logging
 import pickle
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,6 +36,8 @@ logger = logging.getLogger(__name__)
 
 MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
+USUAL_ROWS = 512
+"""rows of a slice, to reserve memory by, where the plan does not know them"""
 PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
 
 
@@ -67,7 +70,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
         for row in dataset.iter_rows():
             yield pickle.loads(row["receipt"])
     except RayTaskError as failure:
-        raise _cause(failure) from failure
+        raise RuntimeError(_cause(failure)) from failure
 
 
 def _dataset(
@@ -84,6 +87,7 @@ def _dataset(
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
+            memory=_payload_bytes(todo, work.decoder),  # and so Ray never fuses it with the actor
         )
     actors = min(pool.actors, len(todo))
     return slices.map_batches(
@@ -103,6 +107,12 @@ def _dataset(
     )
 
 
+def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:
+    """Memory of a decode task: the pixels of the largest slice, once collected and once packed."""
+    rows = max(piece.rows for piece in todo)
+    return 2 * max(rows, USUAL_ROWS) * int(np.prod(decoder.shape))
+
+
 def _describe(todo: Sequence[Slice]) -> list[pa.Table]:
     """Tables with a row per slice: one slice each, several where there are very many."""
     step = -(-len(todo) // MAX_BLOCKS)
@@ -113,12 +123,11 @@ def _describe(todo: Sequence[Slice]) -> list[pa.Table]:
     ]
 
 
-def _cause(failure: RayTaskError) -> BaseException:
-    """The exception that the actor's code raised, without Ray's nesting; the trace is chained."""
-    inner: BaseException = failure
-    while (deeper := getattr(inner, "cause", None) or inner.__cause__) is not None:
-        inner = deeper
-    return inner
+def _cause(failure: RayTaskError) -> str:
+    """The innermost error of Ray's nested trace, as `TypeError: its words`."""
+    inner = str(failure).split("\nThe above exception was the direct cause")[0].strip()
+    errors = re.findall(r"^[\w.]+: .*(?:\n(?!  File|\s*$).*)*", inner, re.MULTILINE)
+    return errors[-1] if errors else inner.splitlines()[-1]
 
 
 def decode_slices(table: pa.Table, key: bytes) -> pa.Table:
@@ -146,10 +155,11 @@ def _pack(piece: Slice, key: bytes) -> bytes:
 
 
 def _unpack(payload: memoryview) -> tuple[Mapping[str, float], Iterator[DecodedBatch]]:
-    seconds, batches = pickle.loads(payload)
-    return seconds, (
-        DecodedBatch(rows=rows, stages=stages, pixels=pixels) for rows, stages, pixels in batches
-    )
+    seconds, packed = pickle.loads(payload)
+    batches = [DecodedBatch(rows=r, stages=s, pixels=pixels) for r, s, pixels in packed]
+    for batch in batches:
+        batch.pixels.flags.writeable = False
+    return seconds, iter(batches)
 
 
 class SliceActor:

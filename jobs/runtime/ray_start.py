@@ -13,7 +13,7 @@ QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_num_workers_soft_limit": "16",  # else idle workers over num_cpus end after a second
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
-    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_BACKEND_LOG_LEVEL": "fatal",  # one harmless line per actor pool is an error to it
 }
 
 
@@ -24,10 +24,10 @@ def start_ray(resources: Resources) -> None:
     """
     if ray.is_initialized():
         return
-    for name, value in QUIET.items():
-        os.environ.setdefault(name, value)
     options: dict[str, Any] = {"log_to_driver": resources.verbose}
     if not resources.verbose:
+        for name, value in QUIET.items():
+            os.environ.setdefault(name, value)
         options["logging_level"] = logging.WARNING
         for name in ("ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)

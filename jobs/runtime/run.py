@@ -68,7 +68,6 @@ class Run:
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         manifest = {
             "job": job,
-            "status": "running",
             "fingerprint": fingerprint(described),
             "identity": described,
             "config": _plain(config),
@@ -79,15 +78,12 @@ class Run:
         }
         kept = ("counts", "seconds", "weights", "status")
         run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
-        run.was_done = known is not None and known["status"] == "done"
         try:
             yield run
         finally:
-            if run.manifest["status"] == "running" and run.is_written:
+            if run.is_written and run.manifest["status"] == "running":
                 run.note(status="interrupted")
 
-    was_done = False
-    """True when an earlier attempt finished; it may still have new slices to do"""
     is_written = False
     """True once this attempt wrote its manifest"""
 

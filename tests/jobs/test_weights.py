@@ -46,7 +46,7 @@ def test_import_writes_a_checkpoint_with_the_card_that_was_asked_for(state, chec
     assert card.classes == ("rose", "tulip", "daisy")
     assert (card.licence, card.source, card.parent) == ("CC0", "state.pth", sha256_file(state))
     assert card.preprocess == Preprocess(
-        height_px=32, width_px=32, resize_px=0, mean=(0, 0, 0), std=(1, 1, 1)
+        height_px=32, width_px=32, resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
     )
 
 
@@ -103,10 +103,10 @@ def test_command_line_reads_every_flag_and_a_file_of_classes(state, tmp_path):
         width_px=32,
         resize_px=36,
         interpolation="bicubic",
-        mean=(1, 2, 3),
-        std=(4, 5, 6),
+        mean=(1.0, 2.0, 3.0),
+        std=(4.0, 5.0, 6.0),
         channels="BGR",
-        scale=1,
+        scale=1.0,
     )
     assert (card.licence, card.source) == ("MIT", "here")
 
@@ -117,7 +117,7 @@ def test_command_line_reads_every_flag_and_a_file_of_classes(state, tmp_path):
         ({"state": "absent.pth"}, "absent.pth"),
         ({"classes": "names_that_are_not_there.txt"}, "no such file"),
         ({"classes": "a,b"}, "do not fit"),
-        ({"changes": Changes(height_px=64)}, "32x32"),
+        ({"changes": Changes(height_px=64)}, "32 x 32 pixels, not 64 x 224"),
         ({"out": "net.pt"}, "must end in .safetensors"),
         ({"network": "onnx"}, "must end in .onnx"),
         ({"network": "no_such"}, "no_such"),

@@ -136,7 +136,7 @@ def test_card_survives_json(classes, mean, licence, scale):
         ({"preprocess": 3}, "preprocess"),
         ({"network": 5}, "network"),
         ({"network": "residul"}, "residul"),
-        ({"network": "cnn_cifar10"}, "32x32 pixels, not 32x40"),
+        ({"network": "cnn_cifar10"}, "32 x 32 pixels, not 32 x 40"),
         ({"activation": "gelu"}, "gelu"),
     ],
 )

@@ -118,7 +118,7 @@ def test_classifier_gives_the_same_bits_for_any_batching_and_threads(checkpoints
     torch.set_num_threads(threads)
     try:
         classifier = Classifier(config)
-        for step in (7, 32, 64):
+        for step in (7, 64):
             cuts = [
                 {name: column[start : start + step] for name, column in batch.items()}
                 for start in range(0, 70, step)
@@ -154,7 +154,7 @@ def test_classifier_is_the_network_and_a_softmax(checkpoints, network):
 def test_ties_are_in_class_order_and_fewer_classes_than_top_k_are_all_named(tmp_path):
     path = make_checkpoint(tmp_path / "flat.safetensors", "residual", num_classes=4)
     model, card = load_checkpoint(path, "cpu")
-    for parameter in (model.head.weight, model.head.bias):
+    for parameter in model.get_submodule("head").parameters():
         torch.nn.init.zeros_(parameter)
     save_checkpoint(path, model, card)
     result = Classifier(ClassifierConfig(weights=str(path)))(make_batch(2))
@@ -202,11 +202,13 @@ def test_squeezenet_names_photographs_as_a_plain_torchvision_script_does(shared_
             transforms.Normalize((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
         ]
     )
-    images = [transform(Image.open(photo).convert("RGB")) for photo in photos]
+    images = [torch.as_tensor(transform(Image.open(photo).convert("RGB"))) for photo in photos]
     with torch.inference_mode():
-        expected = torch.cat([plain(image[None]) for image in images])
+        expected = torch.cat([plain(torch.stack(images[i : i + 20])) for i in range(0, 100, 20)])
 
-    decode = Decode(DecodeConfig(), Preprocess())
+    decode = Decode(
+        DecodeConfig(apply_icc=False), Preprocess()
+    )  # as torchvision: numbers as stored
     pixels = np.zeros((len(photos), *decode.shape), np.uint8)
     errors = [decode(photo.read_bytes(), out) for photo, out in zip(photos, pixels, strict=True)]
     assert not any(errors)

@@ -31,6 +31,21 @@ class ModelConfig:
     """residual, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or module:function"""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """between the layers; networks of ours only"""
+    preprocess: Preprocess = field(default_factory=Preprocess)
+    """how pictures become the network's input; goes into the checkpoint"""
+    classes: tuple[str, ...] = ()
+    """class names in the order of the logits; empty: those of the data, sorted"""
+    licence: str = "unknown"
+    """of the weights that come out: said in the checkpoint"""
+
+    def __post_init__(self) -> None:
+        size = FIXED_SIZE_PX.get(self.network)
+        height, width = self.preprocess.height_px, self.preprocess.width_px
+        if size is not None and (height, width) != (size, size):
+            raise ValueError(
+                f"model.network {self.network}: takes {size}x{size} pixels, "
+                f"model.preprocess gives {height}x{width}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,8 +90,6 @@ class ClassifierLearnerConfig:
     """how it learns"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """how training pictures are varied"""
-    preprocess: Preprocess = field(default_factory=Preprocess)
-    """how pictures become the network's input; goes into the checkpoint"""
     classes: tuple[str, ...]
     """class names, in the order of the logits"""
     num_steps: int
@@ -85,21 +98,12 @@ class ClassifierLearnerConfig:
     """of the first weights and of the augmentation"""
     source: str = "trained from random weights"
     """said in the checkpoint: what it was trained on"""
-    licence: str = "unknown"
-    """said in the checkpoint: of the weights"""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"classes {self.classes}: a classifier needs at least two")
         if self.num_steps < 1:
             raise ValueError(f"num_steps {self.num_steps}: must be at least 1")
-        height, width = self.preprocess.height_px, self.preprocess.width_px
-        size = FIXED_SIZE_PX.get(self.model.network)
-        if size is not None and (height, width) != (size, size):
-            raise ValueError(
-                f"model.network {self.model.network}: takes {size}x{size} pixels, "
-                f"preprocess gives {height}x{width}"
-            )
 
 
 class ClassifierLearner:
@@ -133,20 +137,21 @@ class ClassifierLearner:
         networks: dict[str, nn.Module] = {"network": self.network}
         return networks | ({"average": self.average} if self.average is not None else {})
 
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module], rank: int) -> None:
-        """Share gradients with other processes: forward passes of training go through `wrap`.
-
-        Each rank draws its own augmentation.
-        """
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Share gradients with other processes: forward passes of training go through `wrap`."""
         self.forward = wrap(self.network)
-        self.generator.manual_seed(self.config.seed + 1_000_003 * rank)
+
+    def reseed(self, seed: int) -> None:
+        """Begin the augmentation anew from a seed, and torch's own generator (dropout)."""
+        self.generator.manual_seed(seed)
+        torch.manual_seed(seed)
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One gradient step; the loss before it, the gradient's norm, and the rate used."""
         config = self.config.optim
         self.network.train()
         pixels = augment(batch["pixels"], self.config.augment, self.generator)
-        logits = self.forward(normalize(pixels, self.config.preprocess, self.device))
+        logits = self.forward(normalize(pixels, self.config.model.preprocess, self.device))
         target = batch["target"].to(self.device)
         loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
@@ -163,7 +168,7 @@ class ClassifierLearner:
     def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """Sums over the batch, to be added up: cross-entropy without smoothing, hits, images."""
         network = self._evaluated().eval()
-        logits = network(normalize(batch["pixels"], self.config.preprocess, self.device))
+        logits = network(normalize(batch["pixels"], self.config.model.preprocess, self.device))
         target = batch["target"].to(self.device)
         loss = F.cross_entropy(logits.double(), target, reduction="sum")
         correct = (logits.argmax(dim=1) == target).sum()
@@ -199,13 +204,13 @@ class ClassifierLearner:
         """Write what `evaluate` evaluates as a checkpoint with its card."""
         config = self.config
         network = self._evaluated()
-        size = config.preprocess
+        size = config.model.preprocess
         card = Card(
             network=config.model.network,
             activation=config.model.activation,
             classes=config.classes,
             preprocess=size,
-            licence=config.licence,
+            licence=config.model.licence,
             source=config.source,
             embedding_size=embedding_size(network, size.height_px, size.width_px),
         )

@@ -65,6 +65,15 @@ def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module
     return build_function(network, num_classes)
 
 
+def check_size(network: str, height_px: int, width_px: int) -> None:
+    """Raise ValueError where a network of one size only is given another."""
+    size = FIXED_SIZE_PX.get(network)
+    if size is not None and (height_px, width_px) != (size, size):
+        raise ValueError(
+            f"{network} takes pictures of {size} x {size} pixels, not {height_px} x {width_px}"
+        )
+
+
 def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """The classifier's last layer: the last nn.Linear or nn.Conv2d. Raises ValueError if none."""
     heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]

@@ -44,7 +44,7 @@ class Classifier:
 
     On a CPU the network always sees 32 images at once, the last ones padded with zeros: a result
     is bit for bit the same however rows are batched. On a GPU it sees the batch that it is given,
-    padded to a multiple of 32, in full fp32: results agree to 1e-4.
+    padded to a multiple of 32, in full fp32 (no TF32): another batching may change the last bits.
     """
 
     def __init__(self, config: ClassifierConfig) -> None:

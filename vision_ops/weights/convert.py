@@ -2,6 +2,7 @@
 
 import pickle
 import re
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from vision_ops.checkpoint import (
     sha256_file,
     write_whole,
 )
-from vision_ops.models import build, logits_and_embeddings
+from vision_ops.models import build, check_size, logits_and_embeddings
 from vision_ops.models.external import AUXILIARY
 from vision_ops.preprocess import Preprocess
 
@@ -28,6 +29,17 @@ WRAPPERS = ("state_dict", "model")
 """keys under which training scripts keep the state in a larger dict"""
 PREFIXES = ("module.", "_orig_mod.")
 """what DataParallel and torch.compile put before every name"""
+DAMAGED = (
+    pickle.UnpicklingError,
+    RuntimeError,
+    EOFError,
+    OSError,
+    ValueError,
+    LookupError,
+    AssertionError,
+    struct.error,
+)
+"""what torch.load was seen to raise on files with changed bytes"""
 SIDE_CLASSIFIERS = ("aux1.", "aux2.", "AuxLogits.")
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 """densenets were published with `norm.1`, `conv.2`; the layers are called norm1, conv2 today"""
@@ -49,6 +61,9 @@ class Origin:
     """of the weights"""
     source: str
     """where they come from"""
+
+    def __post_init__(self) -> None:
+        check_size(self.network, self.preprocess.height_px, self.preprocess.width_px)
 
 
 def convert(state_path: Path, origin: Origin, out: Path) -> Card:
@@ -99,7 +114,7 @@ def _load_tensors(path: Path) -> dict[Any, Any]:
             raise ValueError(f"{path}: not a whole safetensors file ({wrong})") from wrong
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, KeyError, IndexError) as wrong:
+    except DAMAGED as wrong:
         cause = (str(wrong).splitlines() or [type(wrong).__name__])[0]
         raise ValueError(
             f"{path}: holds more than tensors, or is damaged, and Argus unpickles nothing "
@@ -130,9 +145,15 @@ def _convert_onnx(state_path: Path, origin: Origin, out: Path) -> Card:
 
 def _card(model: nn.Module, origin: Origin, state_path: Path) -> Card:
     preprocess = origin.preprocess
-    with torch.inference_mode():
-        zeros = torch.zeros(1, 3, preprocess.height_px, preprocess.width_px)
-        logits, embedding = logits_and_embeddings(model.eval(), zeros)
+    zeros = torch.zeros(1, 3, preprocess.height_px, preprocess.width_px)
+    try:
+        with torch.inference_mode():
+            logits, embedding = logits_and_embeddings(model.eval(), zeros)
+    except (RuntimeError, AssertionError) as wrong:  # torch's and timm's words for a wrong size
+        raise ValueError(
+            f"{origin.network} does not take pictures of "
+            f"{preprocess.height_px} x {preprocess.width_px} (height x width): {wrong}"
+        ) from wrong
     if logits.shape != (1, len(origin.classes)):
         raise ValueError(
             f"{state_path}: gives {tuple(logits.shape[1:])} numbers for a picture, "

@@ -112,7 +112,7 @@ class Extremes:
         fresh = zip(order[near].tolist(), *columns, strict=True)
         self._rows = heapq.nsmallest(self.size, [*self._rows, *fresh])
 
-    def rows(self) -> list[tuple[Any, ...]]:
+    def rows(self) -> list[Any]:
         """Confidence and the columns, the most extreme first."""
         return [(self.sign * order, *values) for order, *values in self._rows]
 
@@ -173,7 +173,7 @@ def _labelled(summary: Summary, images: Mapping[str, bytes]) -> list[Section]:
     for title, extremes in (("Most confident", summary.most), ("Least confident", summary.least)):
         if rows := extremes.rows():
             sections.append(
-                Section(title=title, thumbnails=[_thumbnail(*row, images) for row in rows])
+                Section(title=title, thumbnails=[_thumbnail(row, images) for row in rows])
             )
     return sections
 
@@ -191,7 +191,8 @@ def _class_chart(summary: Summary) -> Chart:
     return Chart(title="Images by label", svg=svg, caption="The most frequent labels first.")
 
 
-def _thumbnail(confidence: float, id: str, label: str, images: Mapping[str, bytes]) -> Thumbnail:
+def _thumbnail(row: tuple[float, str, str], images: Mapping[str, bytes]) -> Thumbnail:
+    confidence, id, label = row
     percent = f"{confidence:.1%}" if confidence < 0.9995 else f"{confidence:.3%}"
     return Thumbnail(title=id, image=images.get(id, b""), caption=label, detail=percent)
 

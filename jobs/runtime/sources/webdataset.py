@@ -21,6 +21,8 @@ from jobs.runtime.storage import S3, Entry
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 INDEXED_ABOVE = 1 << 30
 """a remote tar up to 1 GiB is one slice: cutting it costs a request for every member's header"""
+BLOCK = 512
+"""bytes: headers and contents of a tar begin on multiples of it"""
 GROUP_LIMIT = 1000
 """members after which a new stem ends a sample: names such as img.0001.jpg share one key"""
 LABEL_SUFFIXES = (".cls", ".json")
@@ -67,9 +69,18 @@ def _index(origin: Origin, entry: Entry) -> list[tuple[int, int, int]]:
                     spans.append((start, sample.start, rows))
                     start, rows = sample.start, 0
                 rows += sample.num_rows
+            ended = not _lacks_end(file)
     except tarfile.TarError:
         return [*spans, (start, entry.size, UNKNOWN)]
-    return [*spans, (start, entry.size, rows)] if rows else [(0, entry.size, UNKNOWN)]
+    return [*spans, (start, entry.size, rows if rows and ended else UNKNOWN)]
+
+
+def _lacks_end(file: pa.NativeFile) -> str:
+    """Why a plain tar must have been cut off: it does not end in a block of zeros. Else ""."""
+    size = file.size()
+    file.seek(max(0, size - BLOCK))
+    is_ended = size % BLOCK == 0 and file.read(BLOCK) == bytes(BLOCK)
+    return "" if is_ended else "the archive breaks off here: it has no end mark"
 
 
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
@@ -84,7 +95,9 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
                 for row in _rows(origin, piece, sample):
                     num_rows += 1
                     yield row
-        problem = "" if num_rows else "an empty archive"
+            last = piece.uri.endswith(".tar") and piece.stop == file.size()
+            problem = _lacks_end(file) if last else ""
+        problem = problem or ("" if num_rows else "an empty archive")
     except FileNotFoundError:
         problem = "gone: it was there when the run was planned"
     except (tarfile.TarError, EOFError, UnicodeDecodeError) as refusal:

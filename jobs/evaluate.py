@@ -1,0 +1,353 @@
+"""How good a finished run of classify is: metrics, plots and its worst mistakes.
+
+    python -m jobs.evaluate                                     # the digits that classify named
+    python -m jobs.evaluate --run s3://b/r --labels truth.csv --out s3://b/evaluation
+
+reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
+writes   metrics.json         all numbers
+         report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes
+"""
+
+import json
+import logging
+import shlex
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+import pyarrow as pa
+import tyro
+
+from jobs.runtime.command import run_command
+from jobs.runtime.labels import read_labels
+from jobs.runtime.predictions import COLUMNS, NUM_NAMED, Judged, PredictionReader
+from jobs.runtime.report import charts
+from jobs.runtime.report.bulk import Extremes, about, title_of
+from jobs.runtime.report.causes import Causes
+from jobs.runtime.report.classification import class_table, confusion_chart, pair_table, roc_chart
+from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
+from jobs.runtime.reread import read_images
+from jobs.runtime.run import Run
+from jobs.runtime.storage import Storage, StorageConfig, absolute
+from vision_ops.decode import UnreadableImageError, thumbnail
+from vision_ops.metrics.classification import ClassificationAccumulator, ClassificationResult
+
+logger = logging.getLogger(__name__)
+
+BATCH_ROWS = 4096
+CURVE_POINTS = 200
+THUMBNAIL_PX = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Compare the labels of a finished run with the truth."""
+
+    run: str = "runs/classify"
+    """run directory of a finished classify, local path or s3:// URI"""
+    labels: str = ""
+    """CSV or Parquet file with the columns id and label; empty: the truth that the run read"""
+    out: str = "runs/evaluate"
+    """run directory of this evaluation, local path or s3:// URI"""
+    num_mistakes: int = 24
+    """worst mistakes shown with their picture"""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """how S3 is reached"""
+
+    def __post_init__(self) -> None:
+        if self.num_mistakes < 1:
+            raise ValueError(f"num_mistakes: {self.num_mistakes}, must be at least 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mistake:
+    """One row whose label is not the truth."""
+
+    id: str
+    truth: str
+    label: str
+    confidence: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluation:
+    """The numbers of an evaluation."""
+
+    metrics: ClassificationResult
+    classes: tuple[str, ...]
+    """names by class index; a name that stands for several outputs of the network comes once"""
+    counts: Mapping[str, int]
+    """rows: read, evaluated, failed, without_truth, unknown_truth; labels_without_row"""
+    unknown_truth: Mapping[str, int]
+    """rows by a truth that is no class, most first"""
+    failed_ids: tuple[str, ...]
+    """the first failed rows"""
+    mistakes: tuple[Mistake, ...]
+    """wrong rows, the most confident first"""
+    missing: str
+    """why there are no ROC curves and no log loss; empty where there are"""
+    report: str
+    """URI of the page"""
+
+
+def main(config: Config) -> Evaluation:
+    """Evaluate, write metrics.json and the report, and return the numbers."""
+    storage = Storage(config.storage)
+    source = finished_run(config.run, storage)
+    labels = read_labels(config.labels, storage) if config.labels else None
+    identity = {"run": source.uri, "labels": absolute(config.labels) if config.labels else ""}
+    opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
+    with opened as run:
+        reader = PredictionReader(classes_of(source), labels)
+        page_uri = run.path("report", "index.html")
+        result = judge(source, reader, config.num_mistakes, page_uri)
+        run.put("metrics.json", to_json(result, source))
+        run.put("report/index.html", report(result, source, reader.causes))
+        run.finish(counts=result.counts, report=result.report)
+    say(result)
+    return result
+
+
+def finished_run(uri: str, storage: Storage) -> Run:
+    """The run to evaluate. ValueError names the command that makes or finishes it."""
+    try:
+        run = Run.load(uri, storage)
+    except ValueError as missing:
+        command = f"python -m jobs.classify --out {shlex.quote(uri)}"
+        raise ValueError(f"run: {missing}; this makes it: {command}") from missing
+    if run.manifest["status"] != "done":
+        config = run.manifest.get("config", {})
+        command = f"python -m jobs.{run.manifest['job']}"
+        for group, name in (("data", "uri"), ("op", "weights")):
+            if value := config.get(group, {}).get(name):
+                command += f" --{group}.{name} {shlex.quote(str(value))}"
+        raise ValueError(
+            f"run: {run.uri} is not finished ({run.manifest['status']}); the command that began it "
+            f"finishes it: {command} --out {shlex.quote(uri)}"
+        )
+    return run
+
+
+def classes_of(run: Run) -> list[str]:
+    """Class names in the order of the network's outputs."""
+    classes = (run.manifest.get("weights") or {}).get("classes")
+    if not classes:
+        raise ValueError(
+            f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
+            "accepted: runs of classify"
+        )
+    return classes
+
+
+def judge(source: Run, reader: PredictionReader, num_mistakes: int, report: str) -> Evaluation:
+    """Stream the rows of a run through the metrics. ValueError where no row can be judged."""
+    metrics = ClassificationAccumulator(len(reader.classes))
+    worst = Extremes(num_mistakes, sign=-1, columns=("id", "truth", "label"))
+    for batch in source.results(COLUMNS):
+        for start in range(0, batch.num_rows, BATCH_ROWS):
+            rows = reader.read(batch.slice(start, BATCH_ROWS))
+            metrics.update(rows.truth, rows.ranked, rows.probabilities)
+            wrong = np.flatnonzero(rows.ranked[:, 0] != rows.truth) if len(rows.truth) else []
+            if len(wrong):
+                worst.add(rows.probabilities[wrong, 0], _named(rows, wrong, reader.classes))
+    reader.check()
+    found = metrics.result(CURVE_POINTS)
+    num_outputs = len(reader.outputs)
+    missing = f"Rows hold {reader.num_ranked:,} of {num_outputs:,} classes; for ROC curves and "
+    missing += f"log loss run {source.manifest['job']} with --op.top-k {num_outputs}."
+    return Evaluation(
+        metrics=found,
+        classes=reader.classes,
+        counts={
+            **reader.counts,
+            "labels_without_row": reader.labels.num_unused if reader.labels else 0,
+        },
+        unknown_truth=dict(reader.unknown.most_common()),
+        failed_ids=tuple(reader.failed_ids),
+        mistakes=tuple(
+            Mistake(id=id, truth=truth, label=label, confidence=confidence)
+            for confidence, id, truth, label in worst.rows()
+        ),
+        missing="" if found.roc else missing,
+        report=report,
+    )
+
+
+def _named(rows: Judged, wrong: np.ndarray, classes: Sequence[str]) -> pa.RecordBatch:
+    columns = {
+        "id": rows.ids.take(pa.array(wrong)),
+        "truth": pa.array([classes[k] for k in rows.truth[wrong]]),
+        "label": pa.array([classes[k] for k in rows.ranked[wrong, 0]]),
+    }
+    return pa.record_batch(columns)
+
+
+def to_json(result: Evaluation, run: Run) -> bytes:
+    """metrics.json: every number but the points of the curves; null where there is none."""
+    metrics, names = result.metrics, result.classes
+    columns = _class_columns(result)
+    numbers = {
+        "run": run.uri,
+        "fingerprint": run.fingerprint,
+        "counts": result.counts,
+        "unknown_truth": result.unknown_truth,
+        "failed": result.failed_ids,
+        "accuracy": metrics.accuracy,
+        "top_k": {"k": min(5, len(names)), "accuracy": metrics.top_k_accuracy},
+        "averages": {name: asdict(average) for name, average in metrics.averages.items()},
+        "expected_calibration_error": metrics.calibration.error,
+        "log_loss": metrics.log_loss,
+        "macro_auc": metrics.roc.macro_auc if metrics.roc else None,
+        "auc_exact": metrics.roc.exact if metrics.roc else None,
+        "missing": result.missing,
+        "classes": [
+            {"class": name, **{key: column[k].item() for key, column in columns.items()}}
+            for k, name in enumerate(names)
+        ],
+        "confusion": [
+            {"truth": names[i], "label": names[k], "images": int(metrics.confusion[i, k])}
+            for i, k in zip(*np.nonzero(metrics.confusion), strict=True)
+        ],
+        "mistakes": [asdict(mistake) for mistake in result.mistakes],
+    }
+    return json.dumps(_finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def _finite(value: object) -> object:
+    if isinstance(value, Mapping):
+        return {name: _finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(inner) for inner in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value
+
+
+def _class_columns(result: Evaluation) -> dict[str, np.ndarray]:
+    """Numbers by class: four or three shares, then counts."""
+    metrics = result.metrics
+    shares = {
+        "precision": metrics.per_class.precision,
+        "recall": metrics.per_class.recall,
+        "F1": metrics.per_class.f1,
+    }
+    if metrics.roc:
+        shares["AUC"] = metrics.roc.auc
+    return shares | {
+        "images": metrics.per_class.support,
+        "labelled so": metrics.per_class.predicted,
+    }
+
+
+def report(result: Evaluation, run: Run, causes: Causes) -> bytes:
+    """The page."""
+    matrix, names = result.metrics.confusion, result.classes
+    columns = _class_columns(result)
+    tables = [class_table(names, columns, bars=len(columns) - 2)]
+    if result.metrics.accuracy < 1:
+        tables.insert(0, pair_table(matrix, names))
+    sections = [
+        *_notes(result, causes),
+        Section(title="Curves", text=result.missing, charts=_curves(result)),
+        Section(title="Confusion", charts=[confusion_chart(matrix, names)], tables=tables[:-1]),
+        Section(title="Classes", tables=tables[-1:]),
+    ]
+    if result.mistakes:
+        sections.insert(-1, Section(title="Worst mistakes", text="The most confident wrong labels.",
+                                    thumbnails=_worst(result, run)))  # fmt: skip
+    return page(f"evaluate · {title_of(run)}", run.uri, _figures(result), sections + about(run))
+
+
+def _figures(result: Evaluation) -> list[Figure]:
+    metrics, counts = result.metrics, result.counts
+    right = int(np.trace(metrics.confusion))
+    of_all = f"{right:,} of {metrics.num_rows:,} right"
+    figures = [Figure(name="Accuracy", value=f"{metrics.accuracy:.2%}", note=of_all)]
+    if metrics.top_k_accuracy is not None and len(result.classes) > 5:
+        figures.append(Figure(name="Top-5 accuracy", value=f"{metrics.top_k_accuracy:.2%}"))
+    figures.append(Figure(name="Macro F1", value=f"{metrics.averages['macro'].f1:.4f}"))
+    if metrics.roc:
+        figures.append(Figure(name="Macro AUC", value=f"{metrics.roc.macro_auc:.4f}"))
+    error = Figure(name="Calibration error", value=f"{metrics.calibration.error:.4f}")
+    figures.append(error)
+    if metrics.log_loss is not None:
+        figures.append(Figure(name="Log loss", value=f"{metrics.log_loss:.4f}", note="nats"))
+    for name in ("failed", "without_truth", "unknown_truth"):
+        if counts[name]:
+            words = name.replace("_", " ").capitalize()
+            note = f"of {counts['read']:,} images, left out"
+            figures.append(Figure(name=words, value=f"{counts[name]:,}", note=note, bad=True))
+    return figures
+
+
+def _notes(result: Evaluation, causes: Causes) -> Iterator[Section]:
+    if result.unknown_truth:
+        rows = [(count, name) for name, count in result.unknown_truth.items()][:NUM_NAMED]
+        text = f"{len(result.unknown_truth):,} names of the truth are no class of the weights."
+        yield Section(
+            title="Unknown truth", text=text, tables=[Table(columns=("images", "name"), rows=rows)]
+        )
+    if result.counts["failed"]:
+        text = (
+            f"These rows have no label and are not in the numbers: {', '.join(result.failed_ids)}"
+        )
+        yield Section(title="Failed images", text=text, tables=[causes.table()])
+
+
+def _curves(result: Evaluation) -> list[Chart]:
+    metrics, drawn = result.metrics, []
+    if metrics.roc:
+        curves = [
+            (curve.false_positive_rate, curve.true_positive_rate) if curve else None
+            for curve in metrics.roc.curves
+        ]
+        drawn.append(roc_chart(result.classes, curves, metrics.roc.auc))
+    bins = metrics.calibration
+    svg = charts.reliability(
+        bins.edges.tolist(), bins.counts.tolist(), bins.confidence.tolist(), bins.accuracy
+    )
+    told = "Accuracy of the images by confidence; red is the distance to what the confidence says."
+    return [*drawn, Chart(title="Reliability", svg=svg, caption=told)]
+
+
+def _worst(result: Evaluation, run: Run) -> list[Thumbnail]:
+    images = pictures(run, [mistake.id for mistake in result.mistakes])
+    return [
+        Thumbnail(
+            title=mistake.id,
+            image=images.get(mistake.id, b""),
+            caption=mistake.label,
+            detail=f"{mistake.confidence:.1%}, truth: {mistake.truth}",
+            bad=True,
+        )
+        for mistake in result.mistakes
+    ]
+
+
+def pictures(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
+    """Thumbnails by row id; a source that is gone or changed costs pictures, not the evaluation."""
+    images = {}
+    try:
+        for id, data in read_images(run, ids).items():
+            images[id] = thumbnail(data, THUMBNAIL_PX)
+    except (OSError, UnreadableImageError) as gone:
+        logger.warning("no pictures in the report: %s", gone)
+    return images
+
+
+def say(result: Evaluation) -> None:
+    """The summary as log lines."""
+    metrics, counts = result.metrics, result.counts
+    logger.info(
+        "accuracy %.4f, macro F1 %.4f, calibration error %.4f, %s images",
+        metrics.accuracy, metrics.averages["macro"].f1, metrics.calibration.error,
+        f"{metrics.num_rows:,}",
+    )  # fmt: skip
+    if metrics.roc:
+        logger.info("macro AUC %.4f, log loss %.4f", metrics.roc.macro_auc, metrics.log_loss)
+    left_out = {name: counts[name] for name in ("failed", "without_truth", "unknown_truth")}
+    if any(left_out.values()):
+        logger.warning("left out: %s", ", ".join(f"{n:,} {name}" for name, n in left_out.items()))
+    logger.info("report: %s", result.report)
+
+
+if __name__ == "__main__":
+    run_command(main, tyro.cli(Config, description=__doc__))

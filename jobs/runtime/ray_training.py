@@ -1,0 +1,133 @@
+"""Ray around a training: Ray Data decodes, Ray Train runs the worker in several processes.
+
+Ray restarts the worker group when a worker dies; each start goes on from the run directory, so that
+a restart and a second attempt are one case. Ray's own checkpoints are not used.
+"""
+
+import logging
+import math
+import pickle
+import tempfile
+from functools import partial
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray
+import ray.data
+import ray.train
+import ray.train.torch
+import torch
+from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train.torch import TorchTrainer
+
+from jobs.runtime.examples import Examples, Reading, decode_pieces, make_examples, rows_of
+from jobs.runtime.plan import Plan
+from jobs.runtime.ray_start import start_ray
+from jobs.runtime.training import Place, Training, TrainingResources, run_worker
+
+logger = logging.getLogger(__name__)
+
+STORE_SHARE = 0.8
+"""part of Ray's object store that pictures may fill; beyond it Ray would spill them to disk"""
+
+
+def decode_in_tasks(plan: Plan, reading: Reading, resources: TrainingResources) -> Examples:
+    """Examples of every slice of the plan, decoded once by Ray Data's tasks. Starts or joins Ray.
+
+    Raises ValueError, with the numbers, where the pictures do not fit the object store; a source
+    that does not know its rows is not checked.
+    """
+    start_ray(resources.ray)
+    size = plan.rows * int(np.prod(reading.decoder.shape))
+    room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
+    if size > room:
+        raise ValueError(
+            f"data.uri: its decoded pictures take {size / 1e9:.1f} GB, Ray's object store "
+            f"has room for {room / 1e9:.1f} GB; train on fewer or smaller pictures"
+        )
+    ray.data.DataContext.get_current().enable_progress_bars = False
+    pieces = [pa.table({"slice": [pickle.dumps(piece)]}) for piece in plan.slices]
+    dataset = ray.data.from_arrow(pieces).map_batches(
+        partial(decode_pieces, key=pickle.dumps(reading)),
+        batch_size=1,
+        batch_format="pyarrow",
+        num_cpus=1,
+    )
+    blocks = dataset.materialize().to_arrow_refs()
+    # where the block lies: its pixels are not sent to the driver
+    told = ray.remote(num_cpus=0)(rows_of)
+    rows = ray.get([told.remote(block) for block in blocks])
+    return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
+
+
+def run_workers(training: Training, resources: TrainingResources) -> None:
+    """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised."""
+    scaling = make_scaling(resources)
+    logger.info("ray: %d workers of %s", resources.num_workers, scaling.resources_per_worker)
+    with tempfile.TemporaryDirectory(prefix="argus-train-") as folder:
+        trainer = TorchTrainer(
+            _work,
+            train_loop_config={"training": training, "threads": _threads(scaling)},
+            scaling_config=scaling,
+            run_config=RunConfig(
+                name="training",
+                storage_path=folder,
+                failure_config=FailureConfig(max_failures=resources.max_restarts),
+            ),
+        )
+        try:
+            trainer.fit()
+        except TrainingFailedError as failure:
+            raise _cause(failure) from failure
+
+
+def make_scaling(resources: TrainingResources) -> ScalingConfig:
+    """What each worker reserves. Raises ValueError, with the numbers, where they do not fit."""
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    workers, on_gpu = resources.num_workers, gpus > 0 and resources.gpus_per_worker > 0
+    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker or _even_share(workers)}
+    if on_gpu:
+        per_worker["GPU"] = resources.gpus_per_worker
+    fits = int(cpus / per_worker["CPU"])
+    if on_gpu:
+        fits = min(fits, int(gpus / resources.gpus_per_worker))
+    if workers > fits:
+        raise ValueError(
+            f"resources.num_workers: {workers} of {per_worker} each do not fit {cpus:g} CPUs and "
+            f"{gpus:g} GPUs; at most {fits} do"
+        )
+    return ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=per_worker)
+
+
+def _even_share(workers: int) -> int:
+    """CPUs of the smallest node less one, for the workers that it gets."""
+    alive: list[Any] = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"].get("CPU", 0) for node in alive]
+    per_node = math.ceil(workers / len(nodes))
+    return max(1, int(min(nodes) - 1) // per_node)
+
+
+def _threads(scaling: ScalingConfig) -> int:
+    return int((scaling.resources_per_worker or {}).get("CPU", 1))
+
+
+def _work(config: dict[str, Any]) -> None:
+    torch.set_num_threads(config["threads"])
+    context = ray.train.get_context()
+    place = Place(
+        device=ray.train.torch.get_device(),
+        rank=context.get_world_rank(),
+        num_workers=context.get_world_size(),
+    )
+    run_worker(config["training"], place)
+
+
+def _cause(failure: BaseException) -> BaseException:
+    """The exception of the first worker that failed, without Ray's wrapping."""
+    workers = getattr(failure, "worker_failures", {})
+    inner = workers[min(workers)] if workers else failure
+    while (deeper := getattr(inner, "cause", None) or inner.__cause__) is not None:
+        inner = deeper
+    return inner

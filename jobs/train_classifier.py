@@ -1,0 +1,246 @@
+"""Train a classifier on labelled images: a checkpoint that `classify` loads.
+
+    python -m jobs.train_classifier                    # the sample digits
+    python -m jobs.train_classifier tutorial_cifar10 --data.uri 'cifar10/train-*.parquet'
+    python -m jobs.train_classifier --data.uri s3://b/photos --data.label folder --out s3://b/net1
+
+The word before the options is a preset, one of digits (without it: this one), tutorial_cifar10.
+
+reads    image files, Parquet shards or WebDataset tars, with labels
+writes   checkpoints/best.safetensors   weights and card of the epoch of the lowest loss
+                                        on images kept back
+         checkpoints/last.safetensors   of the last one
+         metrics.jsonl                  a line per epoch: loss, accuracy, images_per_s
+"""
+
+import hashlib
+import logging
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import numpy as np
+import tyro
+
+from jobs.runtime.command import run_command
+from jobs.runtime.examples import (
+    Examples,
+    Reading,
+    class_names,
+    held_out,
+    targets,
+)
+from jobs.runtime.plan import Plan, make_plan
+from jobs.runtime.run import Run
+from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.storage import Storage, StorageConfig
+from jobs.runtime.training import (
+    Metrics,
+    Training,
+    TrainingConfig,
+    TrainingResources,
+    best_of,
+    fit,
+    num_steps,
+    read_examples,
+    read_metrics,
+)
+from vision_ops.augment import AugmentConfig
+from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.learners.classify import (
+    ClassifierLearner,
+    ClassifierLearnerConfig,
+    ModelConfig,
+    OptimConfig,
+)
+from vision_ops.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+BEST = "checkpoints/best.safetensors"
+DIGITS = Preprocess(
+    height_px=20, width_px=20, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+)
+CIFAR10 = Preprocess(
+    height_px=32, width_px=32, resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Learn to name what is in an image."""
+
+    data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/train"))
+    """labelled images to learn from"""
+    validation: Source = field(default_factory=lambda: Source(uri=""))
+    """labelled images to choose the best epoch by; without uri: a part of the data"""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """how bytes become pixels"""
+    model: ModelConfig = field(
+        default_factory=lambda: ModelConfig(preprocess=DIGITS, licence="CC-BY-4.0")
+    )
+    """which network"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """how it learns"""
+    augment: AugmentConfig = field(
+        default_factory=lambda: AugmentConfig(rotation_deg=12, shift=0.06, scale=0.12)
+    )
+    """how training images are varied"""
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=10))
+    """how long, on how many at once"""
+    resources: TrainingResources = field(default_factory=TrainingResources)
+    """how it is run: how fast, how patient"""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """how S3 is reached"""
+    out: str = "runs/train_classifier"
+    """run directory, local path or s3:// URI"""
+
+
+def digits() -> Config:
+    """The sample digits: a small residual network, slightly turned and moved pictures."""
+    return Config()
+
+
+def tutorial_cifar10() -> Config:
+    """CIFAR-10 as in the Keras tutorial: 122,570 parameters, Adam, ten epochs, nothing else."""
+    return Config(
+        data=Source(uri="cifar10/train-*.parquet"),
+        model=ModelConfig(network="cnn_cifar10", preprocess=CIFAR10),
+        optim=OptimConfig(
+            optimizer="adam",
+            learning_rate=1e-3,
+            schedule="constant",
+            warmup=0.0,
+            weight_decay=0.0,
+            label_smoothing=0.0,
+            clip_norm=0.0,
+        ),
+        augment=AugmentConfig(),
+        training=TrainingConfig(epochs=10, batch_size=64),
+        out="runs/train_cifar10",
+    )
+
+
+PRESETS = {"digits": digits, "tutorial_cifar10": tutorial_cifar10}
+
+
+def main(config: Config) -> Run:
+    """Train, or go on training, and return the finished run."""
+    storage = Storage(config.storage)
+    identity = {
+        name: getattr(config, name)
+        for name in ("data", "validation", "decode", "model", "optim", "augment", "training")
+    }
+    opened = Run.open(
+        config.out, job="train_classifier", config=config, identity=identity, storage=storage
+    )
+    with opened as run:
+        if run.manifest.get("status") == "done":
+            best = best_of(read_metrics(run.uri, run.storage))
+            logger.info("%s: already trained: accuracy %.4f", run.path(BEST), best["accuracy"])
+            return run
+        training = make_training(run, config)
+        run.note(status="running")
+        history = fit(training, config.resources)
+        finish(run, training, history)
+    return run
+
+
+def make_training(run: Run, config: Config) -> Training:
+    """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
+    learn, validate = read_data(run, config)
+    everything = np.concatenate([learn.truths, validate.truths])
+    classes = class_names(everything, config.model.classes)
+    learn_targets = targets(learn.truths, classes, "data")
+    counts = np.bincount(learn_targets, minlength=len(classes))
+    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise ValueError(f"data: no picture to learn from of {empty[:10]}")
+    logger.info(
+        "%d images to learn from, %d to validate on, %d classes of %d to %d",
+        len(learn), len(validate), len(classes), counts.min(), counts.max(),
+    )  # fmt: skip
+    learner = ClassifierLearnerConfig(
+        model=config.model,
+        optim=config.optim,
+        augment=config.augment,
+        classes=classes,
+        num_steps=num_steps(len(learn), config.training),
+        seed=config.training.seed,
+        source=f"trained on {config.data.uri}",
+    )
+    return Training(
+        run_uri=run.uri,
+        storage=run.storage,
+        make_learner=partial(ClassifierLearner, learner),
+        learn=learn,
+        learn_targets=learn_targets,
+        validate=validate,
+        validate_targets=targets(validate.truths, classes, "validation"),
+        config=config.training,
+    )
+
+
+def read_data(run: Run, config: Config) -> tuple[Examples, Examples]:
+    """Examples to learn from and to validate on. The plans come first: they need no Ray."""
+    plans = [plan_source(run, config.data, "data")]
+    if config.validation.uri:
+        aside = Run(run.path("validation"), run.storage, {})
+        plans.append(plan_source(aside, config.validation, "validation"))
+    found = [
+        read_examples(
+            plan,
+            Reading(
+                origin=plan.origin,
+                run_uri=where,
+                decoder=Decode(config.decode, config.model.preprocess),
+                timeout_s=config.resources.decode_timeout_s,
+            ),
+            config.resources,
+        )
+        for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
+    ]
+    if len(found) == 2:
+        return found[0], found[1]
+    kept = held_out(found[0].ids, config.training.validation_fraction, config.training.seed)
+    return found[0].take(~kept), found[0].take(kept)
+
+
+def plan_source(run: Run, source: Source, name: str) -> Plan:
+    """The slices of a source, the same in each attempt: a training does not change its data."""
+    plan = make_plan(Origin(source=source, storage=run.storage), run)
+    if 0 < plan.num_new < len(plan.slices):
+        raise ValueError(
+            f"{name}.uri: {source.uri} grew by {plan.num_new} slices since this training began; "
+            "choose another --out"
+        )
+    return plan
+
+
+def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
+    """Say what came out, in the manifest and to the person."""
+    best = best_of(history, training.monitor)
+    weights = run.storage.read(run.path(BEST))
+    run.finish(
+        counts={"learn": len(training.learn), "validate": len(training.validate)},
+        weights={"path": BEST, "sha256": hashlib.sha256(weights).hexdigest()},
+        metrics={name: best[name] for name in ("epoch", "loss", "accuracy")},
+    )
+    logger.info(
+        "%s: accuracy %.4f on %d images kept back, of epoch %d",
+        run.path(BEST), best["accuracy"], len(training.validate), best["epoch"],
+    )  # fmt: skip
+
+
+def parse(arguments: Sequence[str]) -> Config:
+    """A preset's name, where there is one, and options that change its values."""
+    name = arguments[0] if arguments and not arguments[0].startswith("-") else ""
+    if name and name not in PRESETS:
+        raise ValueError(f"preset {name!r}: not one of {', '.join(PRESETS)}")
+    preset = PRESETS[name or "digits"]()
+    rest = list(arguments[1 if name else 0 :])
+    return tyro.cli(Config, default=preset, args=rest, description=__doc__)
+
+
+if __name__ == "__main__":
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -1,0 +1,238 @@
+"""The law of the engine: in = out, each image once, whatever happens on the way."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from jobs.runtime.reread import read_images
+from jobs.runtime.resources import Resources, make_pool
+from jobs.runtime.run import Run, TooManyFailedError
+from jobs.runtime.storage import Storage, StorageConfig
+from tests.jobs.runtime.toy import make_pictures, rows_of, run_toy
+
+SPECIAL = {3: b"bad", 17: b"kill", 25: b"bad", 26: b"bad"}
+INLINE = Resources(engine="inline", max_failed_fraction=1.0)
+PLACES = {
+    "inline": INLINE,
+    "together": Resources(max_failed_fraction=1.0, num_cpus=2, actors=2, batch_size=7),
+    "apart": Resources(max_failed_fraction=1.0, num_cpus=2, actors=1, placement="apart"),
+}
+
+
+def parts_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (folder / "results").iterdir()}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """35 pictures, four of them bad, and what one attempt in this process makes of them."""
+    root = tmp_path_factory.mktemp("undisturbed")
+    pictures = make_pictures(root / "in", 35, SPECIAL)
+    run_toy(pictures, root / "out", INLINE)
+    return pictures, root / "out"
+
+
+def test_every_image_is_one_row_in_order_with_its_result_or_its_cause(
+    undisturbed: tuple[Path, Path],
+):
+    pictures, out = undisturbed
+    run = Run.load(str(out), Storage())
+
+    rows = rows_of(run)
+
+    assert [row["id"] for row in rows] == sorted(path.name for path in pictures.iterdir())
+    for number, row in enumerate(rows):
+        letter = 97 + number % 26
+        if number in SPECIAL:
+            assert (row["status"], row["stage"], row["mean"]) == ("failed", "decode", None)
+            assert row["error"]
+        else:
+            assert (row["status"], row["error"], row["mean"]) == ("ok", "", 1000 + letter)
+            assert row["words"] == ["x", str(1000 + letter)]
+            assert row["embedding"] == [1000 + letter, -1000 - letter]
+    assert rows[17]["error"] == "worker died (exit code 9)"
+    assert run.manifest["counts"] == {"read": 35, "ok": 31, "failed": 4}
+    assert run.manifest["status"] == "done"
+
+
+@pytest.mark.parametrize("place", ["together", "apart"])
+def test_both_placements_on_ray_write_the_same_bytes(
+    undisturbed: tuple[Path, Path], tmp_path: Path, place: str, local_ray: None
+):
+    pictures, out = undisturbed
+
+    run_toy(pictures, tmp_path / "out", PLACES[place])
+
+    assert parts_of(tmp_path / "out") == parts_of(out)
+
+
+def test_a_second_attempt_does_only_what_is_missing(undisturbed: tuple[Path, Path], tmp_path: Path):
+    pictures, out = undisturbed
+    again = shutil.copytree(out, tmp_path / "out")
+    missing = sorted((again / "results").iterdir())[1]
+    whole = missing.read_bytes()
+    missing.unlink()
+
+    plan, run = run_toy(pictures, again, INLINE)
+
+    assert [f"part-{piece.slice_id}.parquet" for piece in plan.todo] == [missing.name]
+    assert missing.read_bytes() == whole
+    assert run.manifest["counts"] == {"read": 35, "ok": 31, "failed": 4}
+    assert run.manifest["attempts"] == 2
+
+
+def test_a_grown_source_adds_slices_and_leaves_the_old_ones(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 15)
+    run_toy(pictures, tmp_path / "out", INLINE)
+    before = parts_of(tmp_path / "out")
+    (pictures / "0000-first.png").write_bytes(b"z")
+    (pictures / "sub").mkdir()
+    (pictures / "sub" / "late.png").write_bytes(b"y")
+
+    plan, run = run_toy(pictures, tmp_path / "out", INLINE)
+
+    assert (len(plan.slices), len(plan.todo), plan.num_new) == (3, 1, 1)
+    after = parts_of(tmp_path / "out")
+    assert before.items() < after.items()
+    assert len(rows_of(run)) == len({row["id"] for row in rows_of(run)}) == 17
+    assert run_toy(pictures, tmp_path / "out", INLINE)[0].todo == []
+
+
+def test_an_image_changed_since_the_plan_is_refused_by_name(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 5)
+    run_toy(pictures, tmp_path / "out", INLINE)
+    (pictures / "0003.png").write_bytes(b"other bytes")
+
+    with pytest.raises(ValueError, match=r"0003.png: changed since"):
+        run_toy(pictures, tmp_path / "out", INLINE)
+
+
+def test_a_run_directory_of_another_request_is_refused_with_the_difference(tmp_path: Path):
+    one, two = make_pictures(tmp_path / "one", 3), make_pictures(tmp_path / "two", 3)
+    run_toy(one, tmp_path / "out", INLINE)
+
+    with pytest.raises(ValueError, match=r"data.uri was '.*one', now '.*two'"):
+        run_toy(two, tmp_path / "out", INLINE)
+
+
+def test_a_run_directory_inside_its_source_is_refused(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 3)
+    with pytest.raises(ValueError, match="would become input"):
+        run_toy(pictures, pictures / "out", INLINE)
+
+
+def test_failed_rows_are_tried_again_only_when_asked(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 25, {12: b"bad"})
+    (pictures / "0004.png").rename(tmp_path / "away.png")
+    (pictures / "0004.png").symlink_to(tmp_path / "later.png")
+    shutil.copy(tmp_path / "away.png", tmp_path / "later.png")
+    run_toy(pictures, tmp_path / "out", INLINE)
+
+    assert run_toy(pictures, tmp_path / "out", INLINE)[0].todo == []
+    plan, run = run_toy(pictures, tmp_path / "out", INLINE, retry_failed=True)
+
+    assert len(plan.todo) == 1
+    assert run.manifest["counts"] == {"read": 25, "ok": 24, "failed": 1}
+
+
+def test_too_many_failures_end_the_run_with_their_causes_and_keep_what_is_done(tmp_path: Path):
+    bad = {i: b"bad" for i in range(60, 130)}
+    pictures = make_pictures(tmp_path / "in", 130, bad)
+    resources = Resources(engine="inline", max_failed_fraction=0.2)
+
+    with pytest.raises(TooManyFailedError, match=r"40 of 100 .*\n *40  decode: .*bad bytes N"):
+        run_toy(pictures, tmp_path / "out", resources)
+
+    assert len(parts_of(tmp_path / "out")) == 10
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted"
+
+
+@pytest.mark.parametrize("place", ["inline", "together"])
+def test_a_bug_in_the_operator_ends_the_run_with_its_own_words(
+    tmp_path: Path, place: str, local_ray: None
+):
+    pictures = make_pictures(tmp_path / "in", 12, {11: b"!"})
+
+    with pytest.raises((TypeError, RuntimeError), match="^(TypeError: )?a bug in the operator$"):
+        run_toy(pictures, tmp_path / "out", PLACES[place])
+
+
+def test_a_run_on_s3_is_planned_read_written_and_resumed_there(
+    s3: StorageConfig, bucket: str, undisturbed: tuple[Path, Path], local_ray: None
+):
+    storage = Storage(s3)
+    for path in undisturbed[0].iterdir():
+        storage.put(f"{bucket}/in put/{path.name}", path.read_bytes())
+
+    _, run = run_toy(f"{bucket}/in put", f"{bucket}/out", PLACES["together"], storage=s3)
+    first = rows_of(run)
+    entry = run.parts()[0]
+    storage.delete(entry.uri)
+    plan, run = run_toy(f"{bucket}/in put", f"{bucket}/out", INLINE, storage=s3)
+
+    assert len(plan.todo) == 1
+    assert rows_of(run) == first
+    local = rows_of(Run.load(str(undisturbed[1]), Storage()))
+    kept = ("id", "status", "stage", "error", "mean", "words", "embedding")
+    assert [[row[k] for k in kept] for row in first] == [[row[k] for k in kept] for row in local]
+    assert first[0]["uri"] == f"{bucket}/in put/0000.png"
+    written = b"".join(storage.read(e.uri) for e in storage.find(f"{bucket}/out"))
+    assert b"testing-secret" not in written
+
+
+def test_parts_say_what_made_them(undisturbed: tuple[Path, Path]):
+    part = next((undisturbed[1] / "results").iterdir())
+    metadata = pq.read_schema(part).metadata
+    manifest = json.loads((undisturbed[1] / "manifest.json").read_text())
+
+    assert metadata[b"argus.fingerprint"].decode() == manifest["fingerprint"]
+    assert metadata[b"argus.weights"] == b"toy"
+    assert pq.read_table(part).num_rows == int(metadata[b"argus.ok"]) + int(
+        metadata[b"argus.failed"]
+    )
+
+
+def test_single_images_are_read_again_by_id(undisturbed: tuple[Path, Path]):
+    run = Run.load(str(undisturbed[1]), Storage())
+    run.manifest["config"] = {"data": run.manifest["identity"]["data"]}
+
+    found = read_images(run, ["0000.png", "0034.png", "never.png"])
+
+    assert found == {"0000.png": b"a" * 10, "0034.png": b"i" * 10}
+
+
+@pytest.mark.parametrize(
+    ("options", "cpus", "gpus", "told"),
+    [
+        ({}, 8, 0, "8 actors of 1 CPU, decode together"),
+        ({"placement": "apart"}, 8, 0, "7 actors of 1 CPU, decode apart"),
+        ({}, 8, 2, "2 actors of 0 CPU and 1 GPU, decode apart"),
+        ({"gpus_per_actor": 0.5}, 8, 2, "4 actors of 0 CPU and 0.5 GPU, decode apart"),
+        ({"gpus_per_actor": 0}, 8, 2, "8 actors of 1 CPU, decode together"),
+        ({"placement": "together"}, 1, 2, "1 actors of 1 CPU and 1 GPU, decode together"),
+    ],
+)
+def test_the_pool_follows_from_the_machine(
+    options: dict[str, object], cpus: float, gpus: float, told: str
+):
+    assert str(make_pool(Resources(**options), cpus, gpus)) == told  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("options", "cpus", "gpus", "said"),
+    [
+        ({"actors": 3}, 2, 0, "3 of 1 CPU each do not fit 2 CPUs .* at most 2 do"),
+        ({"actors": 2, "placement": "apart"}, 2, 0, "one CPU kept for reading; at most 1 do"),
+        ({"actors": 2}, 8, 1, "1 GPU each do not fit 8 CPUs and 1 GPUs"),
+        ({"placement": "apart"}, 1, 0, "none of 1 CPU each do not fit 1 CPUs"),
+    ],
+)
+def test_a_pool_that_would_starve_is_refused_with_the_numbers(
+    options: dict[str, object], cpus: float, gpus: float, said: str
+):
+    with pytest.raises(ValueError, match=said):
+        make_pool(Resources(**options), cpus, gpus)  # pyright: ignore

@@ -1,0 +1,82 @@
+import os
+import signal
+from contextlib import closing
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.runtime.decoding import GuardedDecoder
+from tests.jobs.runtime.toy import ToyDecoder
+
+
+@pytest.fixture
+def guard():
+    decoder = GuardedDecoder(ToyDecoder(), timeout_s=1.5)
+    yield decoder
+    decoder.close()
+
+
+def test_a_file_that_kills_the_decoder_costs_itself_and_no_other(guard: GuardedDecoder):
+    guard.submit([b"a", b"kill", b"b", b"kill", b"bad"])
+    guard.submit([b"c"])
+
+    pixels, reasons = guard.result()
+
+    assert reasons == ["", "worker died (exit code 9)", "", "worker died (exit code 9)"] + [
+        "not an image: bad bytes 123"
+    ]
+    assert pixels[[0, 2], 0, 0, 0].tolist() == [ord("a"), ord("b")]
+    assert not pixels.flags.writeable
+    assert guard.result()[0][0, 0, 0, 0] == ord("c")
+
+
+def test_a_file_that_hangs_the_decoder_costs_itself_and_no_other(guard: GuardedDecoder):
+    guard.submit([b"hang", b"a"])
+
+    _, reasons = guard.result()
+
+    assert reasons == ["worker hung for 1.5 s and was stopped", ""]
+
+
+def test_a_decoder_killed_from_outside_costs_nothing(guard: GuardedDecoder):
+    guard.submit([b"a"])
+    guard.result()
+    assert guard.child is not None
+    os.kill(guard.child.pid, signal.SIGKILL)
+
+    guard.submit([b"b", b"c"])
+
+    assert guard.result()[1] == ["", ""]
+
+
+def test_a_decoder_that_cannot_start_says_why():
+    guard = GuardedDecoder(lambda data, out: "", timeout_s=1)  # pyright: ignore
+    guard.decoder = Unloadable()
+    with pytest.raises(RuntimeError, match="no decoder here"):
+        guard.submit([b"a"])
+    guard.close()
+
+
+class Unloadable:
+    """Pickles here, fails in the child."""
+
+    shape = (1, 1, 3)
+
+    def __call__(self, data: bytes, out: np.ndarray) -> str:
+        return ""
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return exec, ("raise ImportError('no decoder here')",)
+
+
+@settings(max_examples=8, deadline=None)
+@given(st.lists(st.lists(st.binary(min_size=1, max_size=9000), max_size=9), max_size=6))
+def test_batches_of_any_sizes_come_back_in_order(batches: list[list[bytes]]):
+    with closing(GuardedDecoder(ToyDecoder(), timeout_s=30)) as guard:
+        for batch in batches:
+            guard.submit([b"_" + blob for blob in batch])
+            pixels, reasons = guard.result()
+            assert reasons == [""] * len(batch)
+            assert pixels[:, 0, 0, 0].tolist() == [ord("_")] * len(batch)

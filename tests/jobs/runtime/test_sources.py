@@ -1,0 +1,264 @@
+import gzip
+import io
+import json
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jobs.runtime.slices import Row, Slice
+from jobs.runtime.sources import choose, cut_slices, read_slice
+from jobs.runtime.sources.origin import IMAGE_SUFFIXES, Origin, Source
+from jobs.runtime.storage import Storage
+from vision_ops import decode
+
+
+def rows_of(uri: str | Path, **options: object) -> tuple[list[Slice], list[Row]]:
+    """Slices and rows of a source on local disk, as a run would see them."""
+    origin = Origin(source=Source(uri=str(uri), **options), storage=Storage())  # pyright: ignore
+    format, entries, _ = choose(origin, origin.find())
+    slices = list(cut_slices(origin, format, entries))
+    rows = [row for piece in slices for row in read_slice(origin, piece)]
+    for piece in slices:
+        assert piece.rows in (-1, len(list(read_slice(origin, piece))))
+    assert len({row.id for row in rows}) == len(rows)
+    assert len({piece.slice_id for piece in slices}) == len(slices)
+    return slices, rows
+
+
+def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
+    for name, data in files.items():
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(data)
+    return root
+
+
+def write_tar(path: Path, members: Mapping[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, data in members.items():
+            header = tarfile.TarInfo(name)
+            header.size = len(data)
+            tar.addfile(header, io.BytesIO(data))
+    return path
+
+
+def test_the_suffixes_that_are_read_are_those_that_decode():
+    assert set(IMAGE_SUFFIXES) == decode.IMAGE_SUFFIXES
+
+
+def test_loose_files_are_rows_in_order_with_their_folder_as_label(tmp_path: Path):
+    names = ["b/2 #.JPG", "a/1.png", "a/deep/3.webp", "notes.txt", ".hidden/x.jpg", "Thumbs.db"]
+    write_tree(tmp_path, {name: name.encode() for name in names})
+
+    slices, rows = rows_of(tmp_path, label="folder", slice_rows=2)
+
+    assert [row.id for row in rows] == ["a/1.png", "a/deep/3.webp", "b/2 #.JPG", "notes.txt"]
+    assert [row.truth for row in rows] == ["a", "deep", "b", None]
+    assert [row.data for row in rows[:3]] == [row.id.encode() for row in rows[:3]]
+    assert rows[3].error == "not an image type Argus reads: .txt"
+    assert rows[0].uri == str(tmp_path / "a/1.png")
+    assert [piece.rows for piece in slices] == [2, 2]
+
+
+def test_one_file_and_a_glob_are_sources_too(tmp_path: Path):
+    write_tree(tmp_path, {"a/1.png": b"1", "a/2.jpg": b"2", "3.png": b"3"})
+
+    assert [row.data for row in rows_of(tmp_path / "a" / "1.png")[1]] == [b"1"]
+    assert [row.id for row in rows_of(f"{tmp_path}/**/*.png")[1]] == ["3.png", "a/1.png"]
+
+
+def test_a_file_that_is_gone_or_too_large_is_a_failed_row(tmp_path: Path):
+    write_tree(tmp_path, {"a.png": b"1" * 3_000_000, "b.png": b"2", "c.png": b"3"})
+    origin = Origin(source=Source(uri=str(tmp_path), max_image_mb=2), storage=Storage())
+    (piece,) = cut_slices(origin, "files", origin.find())
+    (tmp_path / "b.png").unlink()
+
+    errors = [row.error for row in read_slice(origin, piece)]
+
+    assert errors == [
+        "3.0 MB, more than the 2 MB allowed",
+        "gone: it was there when the run was planned",
+        "",
+    ]
+
+
+@pytest.mark.parametrize("struct", [False, True])
+def test_parquet_rows_with_labels_as_names(tmp_path: Path, struct: bool):
+    images = [{"bytes": bytes([i]), "path": None} if struct else bytes([i]) for i in range(1, 10)]
+    type = pa.struct([("bytes", pa.binary()), ("path", pa.string())]) if struct else pa.binary()
+    table = pa.table({"image": pa.array([*images, None], type), "label": [0, 1] * 5})
+    feature = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    path = tmp_path / "x.parquet"
+    pq.write_table(table.replace_schema_metadata(described), path, row_group_size=3)
+
+    slices, rows = rows_of(tmp_path, slice_rows=6)
+
+    assert [piece.rows for piece in slices] == [6, 4]
+    assert [row.id for row in rows] == [f"x.parquet#{i}" for i in range(10)]
+    assert [row.data for row in rows] == [*(bytes([i]) for i in range(1, 10)), b""]
+    assert [row.truth for row in rows] == ["cat", "dog"] * 5
+    assert rows[-1].error == "no image in this row"
+
+
+def test_a_parquet_that_is_none_is_one_failed_row_and_the_others_are_read(tmp_path: Path):
+    pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "b.parquet")
+    (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
+
+    _, rows = rows_of(tmp_path)
+
+    assert [bool(row.error) for row in rows] == [True, False]
+    assert "damaged Parquet" in rows[0].error
+
+
+def test_a_damaged_page_fails_the_rows_it_held(tmp_path: Path):
+    path = tmp_path / "x.parquet"
+    table = pa.table({"image": [bytes([i]) * 5000 for i in range(40)]})
+    pq.write_table(table, path, row_group_size=20, compression="zstd", use_dictionary=False)
+    data = bytearray(path.read_bytes())
+    start = pq.read_metadata(path).row_group(1).column(0).data_page_offset
+    data[start + 30 : start + 90] = bytes(60)
+    path.write_bytes(data)
+
+    _, rows = rows_of(tmp_path, slice_rows=20)
+
+    assert len(rows) == 40
+    assert not any(row.error for row in rows[:20])
+    assert all("damaged Parquet" in row.error for row in rows[20:])
+
+
+MEMBERS = {
+    "a.jpg": b"A", "a.cls": b"3", "b/b.x.png": b"B", "b/b.x.json": b'{"label": "dog"}',
+    "c.txt": b"caption", "._d.jpg": b"mac", "e.webp": b"E", "f.left.jpg": b"L", "f.right.jpg": b"R",
+    "f.cls": b"7",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("slice_rows", [1, 2, 100])
+def test_tar_samples_are_rows_with_their_labels(tmp_path: Path, slice_rows: int):
+    write_tar(tmp_path / "x.tar", MEMBERS)
+
+    slices, rows = rows_of(tmp_path, slice_rows=slice_rows)
+
+    told = {row.id: (row.data, row.truth, row.error) for row in rows}
+    assert told == {
+        "x.tar#a.jpg": (b"A", "3", ""),
+        "x.tar#b/b.x.png": (b"B", "dog", ""),
+        "x.tar#c": (b"", None, "a sample without an image"),
+        "x.tar#e.webp": (b"E", None, ""),
+        "x.tar#f.left.jpg": (b"L", "7", ""),
+        "x.tar#f.right.jpg": (b"R", "7", ""),
+    }
+    assert len(slices) == {1: 5, 2: 3, 100: 1}[slice_rows]
+
+
+def test_a_compressed_tar_reads_the_same(tmp_path: Path):
+    plain = write_tar(tmp_path / "x.tar", MEMBERS)
+    (tmp_path / "z").mkdir()
+    packed = tmp_path / "z" / "x.tar.gz"
+    packed.write_bytes(gzip.compress(plain.read_bytes()))
+
+    one, two = rows_of(plain)[1], rows_of(packed)[1]
+
+    assert [row.data for row in one] == [row.data for row in two]
+
+
+@pytest.mark.parametrize("cut", [700, 1100, 3000, 4608, 4708])
+def test_a_truncated_tar_gives_what_it_holds_and_one_failed_row(tmp_path: Path, cut: int):
+    members = {f"{i}.jpg": bytes([i]) * 1000 for i in range(1, 6)}
+    path = write_tar(tmp_path / "x.tar", members)
+    path.write_bytes(path.read_bytes()[:cut])
+
+    _, rows = rows_of(tmp_path)
+
+    whole = [row for row in rows if not row.error]
+    assert [row.data for row in whole] == [bytes([i]) * 1000 for i in range(1, len(whole) + 1)]
+    assert len(whole) == (cut - 512 - 1000) // 1536 + 1 if cut >= 1512 else not whole
+    assert [row.error[:26] for row in rows if row.error] == ["the archive breaks off her"]
+
+
+def test_names_with_one_key_and_many_stems_do_not_become_one_sample(tmp_path: Path):
+    members = {}
+    for i in range(700):
+        members |= {f"img.{i:04}.jpg": b"1", f"img.{i:04}.cls": str(i).encode()}
+    write_tar(tmp_path / "x.tar", members)
+
+    slices, rows = rows_of(tmp_path, slice_rows=100)
+
+    assert [row.truth for row in rows] == [str(i) for i in range(700)]
+    assert len(slices) > 1
+
+
+def test_a_table_of_addresses_reads_each_wherever_it_lies(tmp_path: Path):
+    write_tree(tmp_path / "pictures", {"a.png": b"A", "b.png": b"B"})
+    addresses = ["pictures/a.png", str(tmp_path / "pictures/b.png"), "ftp://x/c.png", None, "d.png"]
+    table = pa.table({"uri": addresses, "label": ["x", "y", "x", "y", None]})
+    pq.write_table(table, tmp_path / "list.parquet", row_group_size=2)
+
+    slices, rows = rows_of(tmp_path / "list.parquet", slice_rows=3)
+
+    assert [row.data for row in rows] == [b"A", b"B", b"", b"", b""]
+    assert [row.truth for row in rows] == ["x", "y", "x", "y", None]
+    assert "ftp:// is not read" in rows[2].error
+    assert "empty" in rows[3].error
+    assert rows[4].error.startswith("gone")
+    assert [piece.rows for piece in slices] == [3, 2]
+
+
+@pytest.mark.parametrize(
+    ("files", "options", "said"),
+    [
+        ({}, {}, "nothing at"),
+        ({"a.jpg": b"", "b.tar": b""}, {}, "auto cannot tell"),
+        ({"a.jpg": b""}, {"format": "webdataset"}, "no such file"),
+    ],
+)
+def test_a_source_that_cannot_be_told_is_refused(
+    tmp_path: Path, files: dict[str, bytes], options: dict[str, str], said: str
+):
+    write_tree(tmp_path, files)
+    with pytest.raises(ValueError, match=said):
+        rows_of(tmp_path, **options)
+
+
+@pytest.mark.parametrize(
+    ("columns", "options", "said"),
+    [
+        ({"a": [b"1"], "b": [b"1"]}, {}, "name the column"),
+        ({"image": [b"1"]}, {"image": "photo"}, "name the column of addresses"),
+        ({"image": [b"1"]}, {"label": "class"}, "no column 'class'"),
+    ],
+)
+def test_a_column_that_is_not_there_is_refused_with_those_that_are(
+    tmp_path: Path, columns: dict[str, list[bytes]], options: dict[str, str], said: str
+):
+    pq.write_table(pa.table(columns), tmp_path / "x.parquet")
+    with pytest.raises(ValueError, match=said):
+        rows_of(tmp_path, **options)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    sizes=st.lists(st.integers(0, 3), min_size=1, max_size=30),
+    slice_rows=st.integers(1, 12),
+)
+def test_however_a_tar_is_cut_its_rows_are_the_same(
+    tmp_path_factory: pytest.TempPathFactory, sizes: list[int], slice_rows: int
+):
+    folder = tmp_path_factory.mktemp("tar")
+    members = {}
+    for i, images in enumerate(sizes):
+        members[f"{i:03}.txt"] = b"caption"
+        members |= {f"{i:03}.{view}.jpg": bytes([i, view]) * 300 for view in range(images)}
+    write_tar(folder / "x.tar", members)
+
+    _, cut = rows_of(folder, slice_rows=slice_rows)
+    _, whole = rows_of(folder, slice_rows=10_000)
+
+    assert cut == whole
+    assert len(cut) == sum(max(1, images) for images in sizes)

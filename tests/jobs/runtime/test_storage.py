@@ -1,0 +1,175 @@
+import os
+import pickle
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from jobs.runtime.storage import Storage, StorageConfig, absolute, join, relative
+
+ODD_NAMES = [
+    *("a b.jpg", "c#d.jpg", "e%20f.jpg", "g+h.jpg", "ü/日本.jpg"),
+    *("x/y/z.png", "q?.gif", "[1].jpg", "a&b=c.jpg"),
+]
+
+
+@pytest.fixture(params=["local", "s3"])
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> tuple[Storage, str]:
+    """Local disk and S3 keep the same promises."""
+    if request.param == "local":
+        return Storage(), str(tmp_path)
+    config = request.getfixturevalue("s3")
+    return Storage(config), request.getfixturevalue("bucket")
+
+
+def test_names_with_odd_characters_are_listed_and_read_as_they_are(place: tuple[Storage, str]):
+    storage, root = place
+    for name in ODD_NAMES:
+        storage.put(join(root, "in", name), name.encode())
+
+    entries = storage.find(join(root, "in"))
+
+    assert [relative(e.uri, join(root, "in")) for e in entries] == sorted(ODD_NAMES)
+    for entry in entries:
+        assert storage.read(entry.uri).decode() == relative(entry.uri, join(root, "in"))
+        assert entry.size == len(storage.read(entry.uri))
+        assert entry.mtime_ns > 0
+
+
+def test_a_glob_selects_and_a_name_that_looks_like_one_is_itself(place: tuple[Storage, str]):
+    storage, root = place
+    for name in ODD_NAMES:
+        storage.put(join(root, name), b"1")
+
+    assert [relative(e.uri, root) for e in storage.find(join(root, "**/*.png"))] == ["x/y/z.png"]
+    assert len(storage.find(join(root, "*.jpg"))) == 6
+    assert [e.uri for e in storage.find(join(root, "[1].jpg"))] == [join(root, "[1].jpg")]
+
+
+def test_put_replaces_whole_and_delete_is_repeatable(place: tuple[Storage, str]):
+    storage, root = place
+    uri = join(root, "new/folder/x.bin")
+    storage.put(uri, b"first")
+    storage.put(uri, b"second")
+
+    assert storage.read(uri) == b"second"
+    assert [e.uri for e in storage.find(root)] == [uri]
+    storage.delete(uri)
+    storage.delete(uri)
+    assert storage.stat(uri) is None
+    assert storage.find(join(root, "never")) == []
+    with pytest.raises(FileNotFoundError):
+        storage.read(uri)
+
+
+def test_more_than_a_thousand_keys_are_listed(s3: StorageConfig, bucket: str):
+    storage = Storage(s3)
+    storage.fsspec(bucket).pipe({f"{bucket}/many/{i:05}.jpg": b"1" for i in range(1205)})
+
+    assert len(storage.find(f"{bucket}/many")) == 1205
+
+
+def test_an_object_larger_than_a_request_arrives_whole(s3: StorageConfig, bucket: str):
+    data = os.urandom(17_000_000)
+    Storage(s3).put(f"{bucket}/large.bin", data)
+
+    assert Storage(s3).read(f"{bucket}/large.bin") == data
+
+
+def test_pandas_opens_results_by_the_same_settings(s3: StorageConfig, bucket: str):
+    frame = pd.DataFrame({"id": ["a", "b"]})
+    storage = Storage(s3)
+    with storage.fsspec(bucket).open(f"{bucket}/t.parquet", "wb") as file:
+        frame.to_parquet(file)
+
+    with storage.fsspec(bucket).open(f"{bucket}/t.parquet", "rb") as file:
+        assert pd.read_parquet(file).equals(frame)
+
+
+def test_a_failed_local_put_leaves_the_old_file_and_nothing_else(tmp_path: Path):
+    storage = Storage()
+    storage.put(str(tmp_path / "x"), b"old")
+
+    with pytest.raises(TypeError):
+        storage.put(str(tmp_path / "x"), "no bytes")  # pyright: ignore[reportArgumentType]
+
+    assert [path.name for path in tmp_path.iterdir()] == ["x"]
+    assert (tmp_path / "x").read_bytes() == b"old"
+
+
+def test_fetch_caches_remote_files_by_content(s3: StorageConfig, bucket: str):
+    storage = Storage(s3)
+    storage.put(f"{bucket}/w.bin", b"one")
+    first = storage.fetch(f"{bucket}/w.bin")
+    storage.put(f"{bucket}/w.bin", b"three")
+
+    assert first.read_bytes() == b"one"
+    assert storage.fetch(f"{bucket}/w.bin").read_bytes() == b"three"
+    with pytest.raises(FileNotFoundError, match="none.bin"):
+        storage.fetch(f"{bucket}/none.bin")
+
+
+def test_fetch_reads_http_once():
+    answered: list[str] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            answered.append(self.path)
+            self.send_response(200 if self.path == "/w.bin" else 404)
+            self.end_headers()
+            self.wfile.write(b"weights")
+
+        def log_message(self, format: str, *args: object) -> None:
+            return
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever).start()
+    url = f"http://127.0.0.1:{server.server_port}"
+    try:
+        paths = [Storage().fetch(f"{url}/w.bin") for _ in range(2)]
+        with pytest.raises(FileNotFoundError, match="HTTP 404"):
+            Storage().fetch(f"{url}/other.bin")
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert paths[0] == paths[1]
+    assert paths[0].read_bytes() == b"weights"
+    assert answered == ["/w.bin", "/other.bin"]
+
+
+@pytest.mark.parametrize(
+    ("uri", "said"),
+    [
+        ("gs://b/x", "gs:// is not read"),
+        ("s3://KEY:SECRET@b/x", "credentials"),
+        ("s3:///x", "no bucket"),
+        ("", "empty"),
+    ],
+)
+def test_a_uri_that_cannot_be_read_is_refused_without_its_secrets(uri: str, said: str):
+    with pytest.raises(ValueError, match=said) as refusal:
+        absolute(uri)
+    assert "SECRET" not in str(refusal.value)
+
+
+def test_absolute_uris():
+    assert absolute("s3://b/a b/") == "s3://b/a b"
+    assert absolute("file:///a%20b") == "/a b"
+    assert absolute("x/../y") == os.path.join(os.getcwd(), "y")
+
+
+def test_a_storage_travels_between_processes(s3: StorageConfig, bucket: str):
+    storage = Storage(s3)
+    storage.put(f"{bucket}/x", b"1")
+
+    assert pickle.loads(pickle.dumps(storage)).read(f"{bucket}/x") == b"1"
+
+
+def test_wrong_settings_are_refused():
+    with pytest.raises(ValueError, match="max_attempts"):
+        StorageConfig(max_attempts=0)
+    with pytest.raises(ValueError, match="password") as refusal:
+        StorageConfig(endpoint="http://user:secret@host")
+    assert "secret" not in str(refusal.value)
