@@ -147,8 +147,8 @@ def judge(source: Run, reader: PredictionReader, num_mistakes: int, report: str)
         for start in range(0, batch.num_rows, BATCH_ROWS):
             rows = reader.read(batch.slice(start, BATCH_ROWS))
             metrics.update(rows.truth, rows.ranked, rows.probabilities)
-            wrong = np.flatnonzero(rows.ranked[:, 0] != rows.truth) if len(rows.truth) else []
-            if len(wrong):
+            if len(rows.truth):
+                wrong = np.flatnonzero(rows.ranked[:, 0] != rows.truth)
                 worst.add(rows.probabilities[wrong, 0], _named(rows, wrong, reader.classes))
     reader.check()
     found = metrics.result(CURVE_POINTS)
@@ -176,8 +176,8 @@ def judge(source: Run, reader: PredictionReader, num_mistakes: int, report: str)
 def _named(rows: Judged, wrong: np.ndarray, classes: Sequence[str]) -> pa.RecordBatch:
     columns = {
         "id": rows.ids.take(pa.array(wrong)),
-        "truth": pa.array([classes[k] for k in rows.truth[wrong]]),
-        "label": pa.array([classes[k] for k in rows.ranked[wrong, 0]]),
+        "truth": pa.array([classes[k] for k in rows.truth[wrong]], pa.string()),
+        "label": pa.array([classes[k] for k in rows.ranked[wrong, 0]], pa.string()),
     }
     return pa.record_batch(columns)
 

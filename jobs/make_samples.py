@@ -225,7 +225,7 @@ def _modes(picture: Image.Image) -> Files:
     yield "palette-transparent.gif", encode(palette, "GIF", transparency=3)
     yield "alpha.png", encode(see_through, "PNG")
     yield "alpha.webp", encode(see_through, "WEBP", lossless=True)
-    yield "lab.tif", encode(picture.convert("RGB").convert("LAB"), "TIFF")
+    yield "lab.tif", encode(Image.merge("LAB", (grey, grey, grey)), "TIFF")
 
 
 def _cut_off(picture: Image.Image) -> Files:

@@ -21,6 +21,7 @@ from typing import Annotated, Literal
 import torch
 import tyro
 
+from jobs.runtime.command import run_command
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 from vision_ops.checkpoint import load_checkpoint, sha256_file
 from vision_ops.models import logits_and_embeddings
@@ -243,15 +244,5 @@ def _lines(found: Resolved) -> dict[str, str]:
     }
 
 
-def command_line() -> int:
-    """Exit code: 0 done, 2 for a wrong request, whose reason is printed."""
-    try:
-        main(tyro.cli(Config))
-    except ValueError as refusal:
-        sys.stderr.write(f"{refusal}\n")
-        return 2
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(command_line())
+    run_command(main, tyro.cli(Config, description=__doc__))

@@ -52,7 +52,7 @@ def augment(
         return pixels
     images = pixels.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
     if affine:
-        images = _warp(images, config, generator)
+        images = _draw_and_warp(images, config, generator)
     if config.crop_pad_px:
         images = _crop(images, config.crop_pad_px, generator)
     if config.flip:
@@ -63,25 +63,34 @@ def augment(
     return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
 
 
-def _warp(
+def _draw_and_warp(
     images: Float[Tensor, "B 3 H W"], config: AugmentConfig, generator: torch.Generator
 ) -> Float[Tensor, "B 3 H W"]:
-    """Turn, scale and move each picture; what comes in from outside repeats the border.
-
-    The matrix maps where a pixel goes to where it comes from, in -1..1 of width and height, so
-    a rotation of a picture that is not square is corrected by its aspect.
-    """
-    count, _, height, width = images.shape
-    draw = 2 * torch.rand(count, 4, generator=generator) - 1  # (B, 4), -1..1
-    angle = draw[:, 0] * math.radians(config.rotation_deg)
+    draw = 2 * torch.rand(len(images), 4, generator=generator) - 1  # (B, 4), -1..1
+    turn = draw[:, 0] * math.radians(config.rotation_deg)
     size = torch.exp(draw[:, 1] * math.log1p(config.scale))
-    move = 2 * draw[:, 2:] * config.shift
-    cosine, sine = angle.cos() / size, angle.sin() / size
+    return warp(images, turn, size, draw[:, 2:] * config.shift)
+
+
+def warp(
+    images: Float[Tensor, "B 3 H W"],
+    turn: Float[Tensor, " B"],
+    size: Float[Tensor, " B"],
+    move: Float[Tensor, "B 2"],
+) -> Float[Tensor, "B 3 H W"]:
+    """Each picture turned by `turn` rad counter-clockwise and enlarged by `size` about its centre.
+
+    `move` shifts what is seen to the left and upwards, in fractions of width and height. What
+    comes in from outside repeats the border. The matrix maps where a pixel goes to where it comes
+    from, in -1..1 of width and height; a turn is corrected by the picture's aspect.
+    """
+    height, width = images.shape[2:]
+    cosine, sine = turn.cos() / size, turn.sin() / size
     aspect = height / width
     matrix = torch.stack(
         [
-            torch.stack([cosine, -sine * aspect, move[:, 0]], dim=1),
-            torch.stack([sine / aspect, cosine, move[:, 1]], dim=1),
+            torch.stack([cosine, -sine * aspect, 2 * move[:, 0]], dim=1),
+            torch.stack([sine / aspect, cosine, 2 * move[:, 1]], dim=1),
         ],
         dim=1,
     ).to(images.device)  # (B, 2, 3)

@@ -7,7 +7,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pc
 import pyarrow.parquet as pq
-from pandas.core.util.hashing import hash_array
+from pandas.util import hash_array
 
 from jobs.runtime.storage import Storage, absolute
 
@@ -124,7 +124,8 @@ def _check(uri: str, schema: pa.Schema) -> None:
 
 
 def _hash(ids: pa.Array) -> np.ndarray:
-    return hash_array(ids.to_numpy(zero_copy_only=False), categorize=False)
+    texts = ids.to_numpy(zero_copy_only=False)
+    return hash_array(texts, categorize=False)  # pyright: ignore[reportCallIssue]
 
 
 def _name(uri: str, storage: Storage, wanted: np.uint64) -> str:

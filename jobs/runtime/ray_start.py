@@ -1,5 +1,6 @@
 """Starting Ray on this machine, quietly, or joining the cluster that is there."""
 
+import json
 import logging
 import os
 from pathlib import Path
@@ -46,7 +47,8 @@ def joins_cluster() -> bool:
 
 def _packages() -> dict[str, Any] | None:
     """This code for the workers of a cluster, unless the job was submitted with a working_dir."""
-    if os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR"):
+    submitted = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    if "working_dir" in submitted.get("runtime_env", {}):
         return None
     root = Path(__file__).resolve().parents[2]
     return {"py_modules": [str(root / name) for name in ("jobs", "vision_ops")]}

@@ -9,7 +9,7 @@ import math
 import pickle
 import tempfile
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -63,13 +63,17 @@ def decode_in_tasks(plan: Plan, reading: Reading, resources: TrainingResources) 
 
 def run_workers(training: Training, resources: TrainingResources) -> None:
     """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised."""
-    scaling = make_scaling(resources)
-    logger.info("ray: %d workers of %s", resources.num_workers, scaling.resources_per_worker)
+    share = make_share(resources)
+    logger.info("ray: %d workers of %s", resources.num_workers, share)
     with tempfile.TemporaryDirectory(prefix="argus-train-") as folder:
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"training": training, "threads": _threads(scaling)},
-            scaling_config=scaling,
+            train_loop_config={"training": training, "threads": int(share["CPU"])},
+            scaling_config=ScalingConfig(
+                num_workers=resources.num_workers,
+                use_gpu="GPU" in share,
+                resources_per_worker=share,
+            ),
             run_config=RunConfig(
                 name="training",
                 storage_path=folder,
@@ -82,35 +86,30 @@ def run_workers(training: Training, resources: TrainingResources) -> None:
             raise _cause(failure) from failure
 
 
-def make_scaling(resources: TrainingResources) -> ScalingConfig:
+def make_share(resources: TrainingResources) -> dict[str, float]:
     """What each worker reserves. Raises ValueError, with the numbers, where they do not fit."""
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     workers, on_gpu = resources.num_workers, gpus > 0 and resources.gpus_per_worker > 0
-    per_worker: dict[str, float] = {"CPU": resources.cpus_per_worker or _even_share(workers)}
+    share: dict[str, float] = {"CPU": resources.cpus_per_worker or _even_share(workers)}
     if on_gpu:
-        per_worker["GPU"] = resources.gpus_per_worker
-    fits = int(cpus / per_worker["CPU"])
+        share["GPU"] = resources.gpus_per_worker
+    fits = int(cpus / share["CPU"])
     if on_gpu:
         fits = min(fits, int(gpus / resources.gpus_per_worker))
     if workers > fits:
         raise ValueError(
-            f"resources.num_workers: {workers} of {per_worker} each do not fit {cpus:g} CPUs and "
+            f"resources.num_workers: {workers} of {share} each do not fit {cpus:g} CPUs and "
             f"{gpus:g} GPUs; at most {fits} do"
         )
-    return ScalingConfig(num_workers=workers, use_gpu=on_gpu, resources_per_worker=per_worker)
+    return share
 
 
 def _even_share(workers: int) -> int:
     """CPUs of the smallest node less one, for the workers that it gets."""
-    alive: list[Any] = [node for node in ray.nodes() if node["Alive"]]
-    nodes = [node["Resources"].get("CPU", 0) for node in alive]
-    per_node = math.ceil(workers / len(nodes))
-    return max(1, int(min(nodes) - 1) // per_node)
-
-
-def _threads(scaling: ScalingConfig) -> int:
-    return int((scaling.resources_per_worker or {}).get("CPU", 1))
+    nodes = cast(list[dict[str, Any]], ray.nodes())
+    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+    return max(1, (min(cpus) - 1) // math.ceil(workers / len(cpus)))
 
 
 def _work(config: dict[str, Any]) -> None:

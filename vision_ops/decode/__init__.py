@@ -4,7 +4,7 @@ Light on purpose (PIL, numpy, simplejpeg): decoder processes import it and start
 
 What is read: JPEG, PNG, APNG and GIF and WebP (first frame), BMP, TIFF (first page), AVIF. EXIF
 orientation is applied, alpha is laid on white, 16-bit loses its low byte, CMYK becomes RGB, and
-an embedded ICC profile is applied unless it is sRGB already or broken.
+on request an embedded ICC profile is applied unless it is sRGB already or broken.
 
 What is refused: a picture of which data is missing or invalid. JPEG is decoded by libjpeg-turbo in
 its exact modes, bit for bit what PIL gives, but with the library's warnings taken seriously: PIL
@@ -59,8 +59,9 @@ class DecodeConfig:
     """pictures of more megapixels fail; checked in the header, before memory is taken"""
     max_megabytes: float = 512.0
     """files of more megabytes fail"""
-    apply_icc: bool = True
-    """convert to sRGB by the embedded ICC profile; off: the stored numbers, as torchvision does"""
+    apply_icc: bool = False
+    """convert colours by the file's ICC profile to sRGB; off, because published networks learnt from
+    pixels as they are stored, which is what PIL and torchvision give"""
 
     def __post_init__(self) -> None:
         for name in ("max_megapixels", "max_megabytes"):

@@ -17,5 +17,5 @@ def refuse_non_commercial(licence: str, name: str, *, accept_licence: bool) -> N
     if NON_COMMERCIAL.search(licence) and not accept_licence:
         raise ValueError(
             f"{name}: its licence is {licence}, for non-commercial use; "
-            "if that is your use, say so with --accept-licence (in a job --op.accept-licence)"
+            "if that is your use, say so with --accept-licence"
         )

@@ -1,0 +1,37 @@
+# make demo    the whole road on sample data, in .venv
+# make test    the tests; make test-all with the slow ones; make check lints and types
+PYTHON ?= python3
+RUN := .venv/bin/python
+.PHONY: setup demo check test test-all lock
+
+setup: .venv/.ready
+
+.venv/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv --clear .venv
+	$(RUN) -m pip install --quiet uv
+	VIRTUAL_ENV=.venv $(RUN) -m uv pip install --quiet --compile-bytecode -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: setup
+	$(RUN) -m jobs.make_samples
+	$(RUN) -m jobs.train_classifier
+	$(RUN) -m jobs.classify
+	$(RUN) -m jobs.evaluate
+	$(RUN) -m jobs.demo
+
+check: setup
+	.venv/bin/ruff format --check .
+	.venv/bin/ruff check .
+	.venv/bin/basedpyright
+
+test: setup
+	$(RUN) -m pytest -q -m "not slow and not gpu"
+
+test-all: setup
+	$(RUN) -m pytest -q
+
+# three equal signs keep pip from taking a local build such as 2.15.0+cpu for the pinned torch
+lock:
+	VIRTUAL_ENV=.venv $(RUN) -m uv pip compile pyproject.toml --extra dev --universal --upgrade \
+		--quiet --no-header --no-annotate -o constraints.txt
+	sed -i -E 's/^(torch|torchvision)==/\1===/' constraints.txt

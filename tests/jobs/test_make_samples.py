@@ -1,0 +1,118 @@
+"""The samples: what they hold, that they are always the same, and that nothing is done twice."""
+
+import tarfile
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from jobs.make_samples import Config, main
+from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.preprocess import Preprocess
+
+
+@pytest.fixture(scope="module")
+def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("samples")
+    main(Config(out=str(out), with_broken=True))
+    return out
+
+
+def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Bytes and time of change of every file but the manifest."""
+    return {
+        str(path.relative_to(folder)): (path.read_bytes(), path.stat().st_mtime_ns)
+        for path in sorted(folder.rglob("*"))
+        if path.is_file() and path.name != "manifest.json"
+    }
+
+
+def read_digits(samples: Path, split: str) -> list[dict[str, Any]]:
+    shards = sorted((samples / "digits" / split).glob("*.parquet"))
+    return [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+
+
+def test_digits_are_split_by_class_and_share_no_row(samples: Path):
+    train, test = read_digits(samples, "train"), read_digits(samples, "test")
+    assert (len(train), len(test)) == (1437, 360)
+    assert len({row["id"] for row in train + test}) == 1797
+    counts = Counter(row["label"] for row in test)
+    assert sorted(counts) == list("0123456789")
+    assert set(counts.values()) <= {35, 36, 37}
+
+
+def test_digits_come_in_several_shards_of_small_row_groups(samples: Path):
+    shards = sorted((samples / "digits").rglob("*.parquet"))
+    groups = [pq.ParquetFile(shard).metadata for shard in shards]
+    assert len(shards) == 5
+    assert all(g.row_group(i).num_rows <= 200 for g in groups for i in range(g.num_row_groups))
+
+
+def test_photos_and_tar_hold_the_same_pictures(samples: Path):
+    files = {p.parent.name: set() for p in (samples / "photos").rglob("*.jpg")}
+    for path in (samples / "photos").rglob("*.jpg"):
+        files[path.parent.name].add(path.read_bytes())
+    with tarfile.open(samples / "photos.tar") as tar:
+        members = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # pyright: ignore
+    images = {name: data for name, data in members.items() if name.endswith(".jpg")}
+    assert any(name.count(".") > 1 for name in images)
+    for name, data in images.items():
+        label = members[name.removesuffix(".jpg") + ".cls"]
+        assert data in files[["china", "flower"][int(label)]]
+    assert len(images) == sum(map(len, files.values())) == 48
+
+
+def test_broken_files_each_give_a_picture_or_a_reason(samples: Path):
+    decode = Decode(DecodeConfig(), Preprocess())
+    out = np.zeros(decode.shape, np.uint8)
+    files = [path for path in (samples / "broken").rglob("*") if path.is_file()]
+    reasons = {path.name: decode(path.read_bytes(), out) for path in files}
+    assert len(files) >= 75
+    assert 30 <= sum(reason != "" for reason in reasons.values()) <= len(files) - 30
+    refused = [n for n in reasons if n.startswith(("cut-at", "bomb"))]
+    assert all(reasons[name] for name in refused)
+    fine = [n for n in reasons if n.startswith(("fine-", "exif-", "animated"))]
+    assert not [(name, reasons[name]) for name in fine if reasons[name]]
+
+
+def test_second_run_writes_nothing(samples: Path):
+    before = contents(samples)
+    manifest = (samples / "manifest.json").stat().st_mtime_ns
+    main(Config(out=str(samples), with_broken=True))
+    assert contents(samples) == before
+    assert (samples / "manifest.json").stat().st_mtime_ns == manifest
+
+
+def test_half_finished_run_is_finished_and_keeps_what_it_has(samples: Path, tmp_path: Path):
+    config = Config(out=str(tmp_path / "again"))
+    main(config)
+    whole = contents(tmp_path / "again")
+    lost = ["digits/test/test-00001-of-00002.parquet", "photos.tar", "manifest.json"]
+    for name in lost:
+        (tmp_path / "again" / name).unlink()
+    main(config)
+    finished = contents(tmp_path / "again")
+    assert {n: data for n, (data, _) in finished.items()} == {n: d for n, (d, _) in whole.items()}
+    assert all(finished[n][1] == time for n, (_, time) in whole.items() if n not in lost)
+    main(replace(config, with_broken=True))  # asked for later: added
+    added = {name: data for name, (data, _) in contents(tmp_path / "again").items()}
+    assert added == {name: data for name, (data, _) in contents(samples).items()}
+
+
+def test_other_seed_in_the_same_directory_is_refused(samples: Path):
+    with pytest.raises(ValueError, match="seed was 0, now 1"):
+        main(Config(out=str(samples), seed=1))
+
+
+def test_digit_is_readable_in_the_middle_of_its_picture(samples: Path, tmp_path: Path):
+    row = read_digits(samples, "test")[0]
+    (tmp_path / "digit.png").write_bytes(row["image"])
+    with Image.open(tmp_path / "digit.png") as image:
+        assert image.size == (32, 32)
+        ink = np.asarray(image, np.float64)
+    assert ink[8:24, 8:24].mean() > 2 * ink[:, :4].mean()

@@ -1,0 +1,115 @@
+"""Random changes of training pictures: in range, from a seed, and true to what they claim."""
+
+import math
+from collections.abc import Callable
+from itertools import product
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vision_ops.augment import AugmentConfig, augment, warp
+
+EVERYTHING = AugmentConfig(rotation_deg=15, shift=0.1, scale=0.2, flip=True, crop_pad_px=2)
+
+
+def seeded(seed: int = 0) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
+
+
+def random_pixels(count: int = 8, height: int = 12, width: int = 16) -> torch.Tensor:
+    shape = (count, height, width, 3)
+    return torch.randint(0, 256, shape, generator=seeded(9), dtype=torch.uint8)
+
+
+def test_nothing_to_change_returns_the_very_pixels():
+    pixels = random_pixels()
+    assert augment(pixels, AugmentConfig(), seeded()) is pixels
+
+
+def test_same_seed_gives_same_pictures_and_input_stays():
+    pixels = random_pixels()
+    before = pixels.clone()
+    once = augment(pixels, EVERYTHING, seeded(1))
+    assert torch.equal(once, augment(pixels, EVERYTHING, seeded(1)))
+    assert not torch.equal(once, augment(pixels, EVERYTHING, seeded(2)))
+    assert torch.equal(pixels, before)
+    assert once.shape == pixels.shape
+    assert once.dtype == torch.uint8
+
+
+def test_picture_of_one_colour_stays_as_it_is():
+    pixels = torch.tensor([10, 128, 250], dtype=torch.uint8).expand(5, 12, 16, 3)
+    assert torch.equal(augment(pixels, EVERYTHING, seeded()), pixels)
+
+
+def test_flip_gives_each_picture_or_its_mirror_about_half_each():
+    pixels = random_pixels(count=200)
+    flipped = augment(pixels, AugmentConfig(flip=True), seeded())
+    same = (flipped == pixels).flatten(1).all(dim=1)
+    mirror = (flipped == pixels.flip(2)).flatten(1).all(dim=1)
+    assert (same ^ mirror).all()
+    assert 70 < same.sum() < 130
+
+
+def test_crop_is_a_window_of_the_padded_picture():
+    pixels = random_pixels(count=60)
+    cropped = augment(pixels, AugmentConfig(crop_pad_px=2), seeded())
+    padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (2, 2, 2, 2), mode="reflect")
+    seen = set()
+    for picture, whole in zip(cropped, padded, strict=True):
+        places = [
+            (top, left)
+            for top, left in product(range(5), range(5))
+            if torch.equal(whole[:, top : top + 12, left : left + 16], picture.permute(2, 0, 1))
+        ]
+        seen.update(places)
+        assert len(places) == 1
+    assert len(seen) > 15  # of 25
+
+
+@pytest.mark.parametrize("height", [9, 10])
+def test_quarter_turn_equals_rot90(height: int):
+    images = torch.rand(2, 3, height, height, generator=seeded())
+    turn = torch.full((2,), math.pi / 2)
+    turned = warp(images, turn, torch.ones(2), torch.zeros(2, 2))
+    torch.testing.assert_close(turned, images.rot90(1, dims=(2, 3)), atol=1e-5, rtol=0)
+
+
+def test_move_by_a_quarter_of_the_width_shifts_to_the_left():
+    images = torch.rand(1, 3, 8, 12, generator=seeded())
+    moved = warp(images, torch.zeros(1), torch.ones(1), torch.tensor([[0.25, 0.0]]))
+    torch.testing.assert_close(moved[..., :9], images[..., 3:], atol=1e-5, rtol=0)
+
+
+def test_half_turn_of_a_picture_that_is_not_square_keeps_its_pixels():
+    images = torch.rand(1, 3, 8, 12, generator=seeded())
+    turned = warp(images, torch.tensor([math.pi]), torch.ones(1), torch.zeros(1, 2))
+    torch.testing.assert_close(turned, images.flip(2, 3), atol=1e-5, rtol=0)
+
+
+def test_enlarging_by_two_spreads_the_centre():
+    images = torch.zeros(1, 3, 8, 8)
+    images[..., 2:6, 2:6] = 1.0
+    enlarged = warp(images, torch.zeros(1), torch.full((1,), 2.0), torch.zeros(1, 2))
+    assert (enlarged[..., 1:7, 1:7] == 1.0).all()
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: AugmentConfig(rotation_deg=-1.0), "rotation_deg -1.0"),
+        (lambda: AugmentConfig(rotation_deg=181.0), "rotation_deg 181.0"),
+        (lambda: AugmentConfig(shift=1.0), "shift 1.0"),
+        (lambda: AugmentConfig(scale=-0.1), "scale -0.1"),
+        (lambda: AugmentConfig(crop_pad_px=-1), "crop_pad_px -1"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(make: Callable[[], object], said: str):
+    with pytest.raises(ValueError, match=f"augment.{said}"):
+        make()
+
+
+def test_padding_as_large_as_the_picture_is_refused():
+    with pytest.raises(ValueError, match="crop_pad_px 12"):
+        augment(random_pixels(), AugmentConfig(crop_pad_px=12), seeded())

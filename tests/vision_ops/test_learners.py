@@ -1,0 +1,208 @@
+"""One law for all learners, and what is the classifier's own."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import replace
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from vision_ops.augment import AugmentConfig
+from vision_ops.checkpoint import load_checkpoint
+from vision_ops.learners import LEARNERS
+from vision_ops.learners.classify import (
+    ClassifierLearner,
+    ClassifierLearnerConfig,
+    ModelConfig,
+    OptimConfig,
+    make_optimizer,
+    rate,
+)
+from vision_ops.normalize import normalize
+from vision_ops.preprocess import Preprocess
+
+SMALL = Preprocess(height_px=12, width_px=12, resize_px=0)
+CLASSIFIER = ClassifierLearnerConfig(
+    model=ModelConfig(preprocess=SMALL),
+    optim=OptimConfig(learning_rate=2e-3, label_smoothing=0.0),
+    augment=AugmentConfig(rotation_deg=5, shift=0.05),
+    classes=("a", "b", "c"),
+    num_steps=50,
+    seed=3,
+)
+MAKE: dict[str, Callable[[], Any]] = {"classify": lambda: ClassifierLearner(CLASSIFIER)}
+LOSS_BOUND = {"classify": 0.05}
+"""what 50 steps on one batch must reach; the first loss is ln 3 = 1.1"""
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def make_batch(count: int = 24) -> dict[str, torch.Tensor]:
+    random = torch.Generator().manual_seed(0)
+    pixels = torch.randint(0, 256, (count, 12, 12, 3), generator=random, dtype=torch.uint8)
+    return {"pixels": pixels, "target": torch.arange(count) % 3}
+
+
+def all_weights(learner: Any) -> torch.Tensor:
+    tensors = [
+        tensor.flatten().double()
+        for network in learner.networks.values()
+        for tensor in network.state_dict().values()
+    ]
+    return torch.cat(tensors)
+
+
+def test_every_learner_has_its_case():
+    assert MAKE.keys() == LEARNERS.keys() == LOSS_BOUND.keys()
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_fifty_steps_on_one_batch_bring_the_loss_below_its_bound(name: str):
+    learner, batch = MAKE[name](), make_batch()
+    losses = [learner.step(batch)["loss"] for _ in range(50)]
+    assert losses[-1] < LOSS_BOUND[name] < losses[0]
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_same_seed_gives_same_weights_bit_for_bit(name: str):
+    once, again, batch = MAKE[name](), MAKE[name](), make_batch()
+    for _ in range(3):
+        assert once.step(batch) == again.step(batch)
+    assert torch.equal(all_weights(once), all_weights(again))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_evaluation_in_halves_sums_to_that_of_the_whole(name: str):
+    learner, batch = MAKE[name](), make_batch()
+    learner.step(batch)
+    halves: Counter[str] = Counter()
+    for chosen in (slice(0, 7), slice(7, None)):
+        halves.update(learner.evaluate({key: value[chosen] for key, value in batch.items()}))
+    assert dict(halves) == pytest.approx(learner.evaluate(batch), rel=1e-6)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_evaluation_changes_no_weight(name: str):
+    learner, batch = MAKE[name](), make_batch()
+    learner.step(batch)
+    before = all_weights(learner)
+    learner.evaluate(batch)
+    assert torch.equal(all_weights(learner), before)
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_state_saved_and_loaded_continues_bit_for_bit(name: str):
+    first, second, batch = MAKE[name](), MAKE[name](), make_batch()
+    for _ in range(4):
+        first.step(batch)
+    saved = BytesIO()
+    torch.save(first.state_dict(), saved)
+    saved.seek(0)
+    second.load_state_dict(torch.load(saved, weights_only=True))
+    for _ in range(3):
+        assert first.step(batch) == second.step(batch)
+    assert torch.equal(all_weights(first), all_weights(second))
+
+
+@pytest.mark.parametrize("name", LEARNERS)
+def test_step_leaves_the_batch_as_it_was(name: str):
+    learner, batch = MAKE[name](), make_batch()
+    learner.step(batch)
+    assert all(torch.equal(value, make_batch()[key]) for key, value in batch.items())
+
+
+def test_classifier_sums_equal_a_loop_over_images():
+    learner, batch = ClassifierLearner(CLASSIFIER), make_batch(5)
+    network = learner.network.eval()
+    loss, correct = 0.0, 0
+    for pixels, target in zip(batch["pixels"], batch["target"], strict=True):
+        logits = network(normalize(pixels[None], SMALL, "cpu"))[0].double()
+        loss -= math.log(logits.softmax(0)[target].item())
+        correct += int(logits.argmax() == target)
+    sums = learner.evaluate(batch)
+    assert sums == pytest.approx({"loss": loss, "correct": correct, "count": 5}, rel=1e-5)
+    assert learner.summarize(sums)["loss"] == pytest.approx(loss / 5, rel=1e-5)
+
+
+def test_label_smoothing_counts_in_training_alone():
+    smooth = replace(CLASSIFIER, optim=OptimConfig(label_smoothing=0.2), augment=AugmentConfig())
+    learner, batch = ClassifierLearner(smooth), make_batch()
+    network = learner.network.train()
+    logits = network(normalize(batch["pixels"], SMALL, "cpu"))
+    wanted = F.cross_entropy(logits, batch["target"], label_smoothing=0.2)
+    fresh = ClassifierLearner(smooth)
+    assert fresh.step(batch)["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+
+
+def test_moving_average_is_what_is_saved(tmp_path: Path):
+    config = replace(CLASSIFIER, optim=OptimConfig(ema_decay=0.9))
+    learner, batch = ClassifierLearner(config), make_batch()
+    for _ in range(5):
+        learner.step(batch)
+    learner.save(tmp_path / "net.safetensors")
+    network, card = load_checkpoint(tmp_path / "net.safetensors", "cpu")
+    assert learner.average is not None
+    for name, tensor in learner.average.state_dict().items():
+        assert torch.equal(network.state_dict()[name], tensor)
+    assert not torch.equal(learner.average.head.weight, learner.network.head.weight)  # pyright: ignore
+    assert card.classes == CLASSIFIER.classes
+    assert card.preprocess == SMALL
+
+
+def test_weight_decay_spares_biases_and_norms():
+    learner = ClassifierLearner(CLASSIFIER)
+    decayed, spared = make_optimizer(learner.network, CLASSIFIER.optim).param_groups
+    assert all(p.ndim > 1 for p in decayed["params"])
+    assert all(p.ndim == 1 for p in spared["params"])
+    assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
+    assert len(decayed["params"]) + len(spared["params"]) == len([*learner.network.parameters()])
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
+def test_rate_rises_to_one_and_ends_as_the_schedule_says(schedule: Any):
+    config = OptimConfig(schedule=schedule, warmup=0.2)
+    rates = [rate(step, 100, config) for step in range(101)]
+    assert rates[0] == pytest.approx(1 / 25)
+    assert rates[20] == pytest.approx(1.0)
+    assert rates[:21] == sorted(rates[:21])
+    assert rates[20:] == sorted(rates[20:], reverse=True)
+    assert rates[100] == pytest.approx(1.0 if schedule == "constant" else 0.0)
+
+
+def test_gradient_longer_than_the_limit_is_clipped():
+    tight = replace(
+        CLASSIFIER,
+        optim=OptimConfig(optimizer="sgd", clip_norm=1e-6, weight_decay=0, learning_rate=1.0),
+    )
+    learner = ClassifierLearner(tight)
+    before = torch.cat([p.detach().flatten().clone() for p in learner.network.parameters()])
+    learner.step(make_batch())
+    after = torch.cat([p.detach().flatten() for p in learner.network.parameters()])
+    assert (after - before).norm() < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("make", "said"),
+    [
+        (lambda: OptimConfig(learning_rate=0), "optim.learning_rate 0"),
+        (lambda: OptimConfig(ema_decay=1.0), "optim.ema_decay 1.0"),
+        (lambda: OptimConfig(clip_norm=-1), "optim.clip_norm -1"),
+        (lambda: ModelConfig(network="cnn_cifar10"), "takes 32x32 pixels"),
+        (lambda: replace(CLASSIFIER, classes=("a",)), "at least two"),
+        (lambda: replace(CLASSIFIER, num_steps=0), "num_steps 0"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(make: Callable[[], object], said: str):
+    with pytest.raises(ValueError, match=said):
+        make()
