@@ -37,7 +37,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     seconds: Counter[str] = Counter()
     sizes = {piece.slice_id: piece.bytes for piece in plan.todo}
     start = time.monotonic()
-    run.note(status="running", seconds={})
+    run.note(status="running")
     logger.info(
         "%s: %d of %d slices to do, fingerprint %s",
         run.uri, len(plan.todo), len(plan.slices), run.fingerprint,
@@ -56,8 +56,8 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     _check(run, plan, counts)
     wall = time.monotonic() - start
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
-    run.note(counts=_with_read(counts), seconds=spent, causes=dict(causes.most_common(50)))
-    _say(plan, counts, progress.rows, wall)
+    run.note(counts=_with_read(counts), **({"seconds": spent} if plan.todo else {}))
+    _say(counts, progress.rows, wall)
     return _with_read(counts)
 
 
@@ -118,10 +118,8 @@ def _check(run: Run, plan: Plan, counts: Mapping[str, int]) -> None:
         raise RuntimeError(f"{run.uri}: {plan.rows} rows planned, {_with_read(counts)} written")
 
 
-def _say(plan: Plan, counts: Mapping[str, int], rows: int, wall: float) -> None:
-    read = counts["ok"] + counts["failed"]
-    logger.info(
-        "%s images: %s ok, %s failed; %s now in %s (%.0f/s)",
-        f"{read:,}", f"{counts['ok']:,}", f"{counts['failed']:,}", f"{rows:,}", clock(wall),
-        rows / wall if wall else 0.0,
-    )  # fmt: skip
+def _say(counts: Mapping[str, int], rows: int, wall: float) -> None:
+    read, now = counts["ok"] + counts["failed"], "nothing was left to do"
+    if rows:
+        now = f"{rows:,} now, in {clock(wall)} ({rows / wall:,.0f}/s)"
+    logger.info("%s images: %s ok, %s failed; %s", f"{read:,}", counts["ok"], counts["failed"], now)

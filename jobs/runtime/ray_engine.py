@@ -11,7 +11,7 @@ import pickle
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -82,20 +82,20 @@ def _dataset(
     slices = ray.data.from_arrow(_describe(todo))
     if pool.placement == "apart":
         slices = slices.map_batches(
-            decode_slices,
-            fn_kwargs={"key": pickle.dumps(args)},
+            partial(decode_slices, key=pickle.dumps(args)),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=1,
             memory=_payload_bytes(todo, work.decoder),  # and so Ray never fuses it with the actor
         )
     actors = min(pool.actors, len(todo))
+    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
     return slices.map_batches(
         SliceActor,
         fn_constructor_kwargs={
             "run_args": (run.uri, run.storage, {"fingerprint": run.fingerprint}),
             "work": replace(work, files={}),
-            "files": {field: _ship(path) for field, path in work.files.items()},
+            "files": {field: path if alone else _ship(path) for field, path in work.files.items()},
             "reader_args": args,
         },
         batch_size=1,
@@ -169,10 +169,10 @@ class SliceActor:
         self,
         run_args: tuple[str, Storage, Mapping[str, Any]],
         work: Work,
-        files: Mapping[str, tuple[Any, str]],
+        files: Mapping[str, "str | Shipped"],
         reader_args: ReaderArgs,
     ) -> None:
-        local = {field: str(unpack_file(*shipped)) for field, shipped in files.items()}
+        local = {field: str(unpack_file(file)) for field, file in files.items()}
         work = replace(work, config=replace(work.config, **local))
         uri, storage, manifest = run_args
         self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
@@ -195,15 +195,25 @@ class SliceActor:
         return pa.table({"receipt": pa.array(done, pa.binary())})
 
 
-def _ship(path: str) -> tuple[ray.ObjectRef, str]:
-    """A file in Ray's object store, and the name of its copy: each node fetches it once."""
+@dataclass(frozen=True, kw_only=True)
+class Shipped:
+    """A file in Ray's object store, for nodes that do not share the driver's disk."""
+
+    data: ray.ObjectRef
+    name: str
+
+
+def _ship(path: str) -> Shipped:
     data = Path(path).read_bytes()
-    return ray.put(data), f"{hashlib.sha256(data).hexdigest()}{Path(path).suffix}"
+    name = f"{hashlib.sha256(data).hexdigest()}{Path(path).suffix}"
+    return Shipped(data=ray.put(data), name=name)
 
 
-def unpack_file(shipped: ray.ObjectRef, name: str) -> Path:
-    """The node's copy of a shipped file, written by whoever needs it first."""
-    target = cache_folder() / "shipped" / name
+def unpack_file(file: str | Shipped) -> Path:
+    """Path of the file on this node; a shipped one is written by whoever needs it first."""
+    if isinstance(file, str):
+        return Path(file)
+    target = cache_folder() / "shipped" / file.name
     if not target.exists():
-        Storage().put(str(target), ray.get(shipped))
+        Storage().put(str(target), ray.get(file.data))
     return target

@@ -111,6 +111,8 @@ class Run:
         """Mark the run done."""
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         self.note(status="done", finished=finished, **fields)
+        if "report" in fields:
+            logger.info("report: %s", fields["report"])
 
     def parts(self) -> list[Entry]:
         """Result files there are, by name."""

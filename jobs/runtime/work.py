@@ -7,7 +7,7 @@ import dataclasses
 import re
 import time
 from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -88,7 +88,9 @@ class SliceReader:
         self.run_uri = run_uri
         self.guard = GuardedDecoder(decoder, timeout_s)
 
-    def read(self, piece: Slice, batch_size: int, clock: "Clock") -> Iterator[DecodedBatch]:
+    def read(
+        self, piece: Slice, batch_size: int, clock: "Clock"
+    ) -> Generator[DecodedBatch, None, None]:
         """The slice in batches; the next one is being decoded while one is used."""
         rows = read_slice(self.origin, load_files(self.run_uri, self.origin.storage, piece))
         flying: deque[list[Row]] = deque()
