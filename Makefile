@@ -2,6 +2,9 @@
 # make test    the tests; make test-all with the slow ones; make check lints and types
 PYTHON ?= python3
 RUN := .venv/bin/python
+SUMMARY := import json; run = json.load(open("runs/evaluate/metrics.json")); counts = run["counts"]; \
+	print("demo ok: accuracy {:.4f}, {} images, {} failed, report {}".format(run["accuracy"], \
+	counts["read"], counts["failed"], "runs/evaluate/report/index.html"))
 .PHONY: setup demo check test test-all lock
 
 setup: .venv/.ready
@@ -17,7 +20,7 @@ demo: setup
 	$(RUN) -m jobs.train_classifier
 	$(RUN) -m jobs.classify
 	$(RUN) -m jobs.evaluate
-	$(RUN) -m jobs.demo
+	@$(RUN) -c '$(SUMMARY)'
 
 check: setup
 	.venv/bin/ruff format --check .

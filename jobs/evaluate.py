@@ -115,14 +115,15 @@ def finished_run(uri: str, storage: Storage) -> Run:
     except ValueError as missing:
         command = f"python -m jobs.classify --out {shlex.quote(uri)}"
         raise ValueError(f"run: {missing}; this makes it: {command}") from missing
-    if run.manifest["status"] != "done":
+    status = run.manifest.get("status", "begun")
+    if status != "done":
         config = run.manifest.get("config", {})
         command = f"python -m jobs.{run.manifest['job']}"
         for group, name in (("data", "uri"), ("op", "weights")):
             if value := config.get(group, {}).get(name):
                 command += f" --{group}.{name} {shlex.quote(str(value))}"
         raise ValueError(
-            f"run: {run.uri} is not finished ({run.manifest['status']}); the command that began it "
+            f"run: {run.uri} is not finished ({status}); the command that began it "
             f"finishes it: {command} --out {shlex.quote(uri)}"
         )
     return run
@@ -245,15 +246,17 @@ def report(result: Evaluation, run: Run, causes: Causes) -> bytes:
     if result.metrics.accuracy < 1:
         tables.insert(0, pair_table(matrix, names))
     sections = [
-        *_notes(result, causes),
         Section(title="Curves", text=result.missing, charts=_curves(result)),
         Section(title="Confusion", charts=[confusion_chart(matrix, names)], tables=tables[:-1]),
         Section(title="Classes", tables=tables[-1:]),
+        *_notes(result, causes),
+        *about(run),
     ]
     if result.mistakes:
-        sections.insert(-1, Section(title="Worst mistakes", text="The most confident wrong labels.",
-                                    thumbnails=_worst(result, run)))  # fmt: skip
-    return page(f"evaluate · {title_of(run)}", run.uri, _figures(result), sections + about(run))
+        told = "The most confident wrong labels first."
+        worst = _worst(result, run)
+        sections.insert(2, Section(title="Worst mistakes", text=told, thumbnails=worst))
+    return page(f"Evaluation of {title_of(run)}", run.uri, _figures(result), sections)
 
 
 def _figures(result: Evaluation) -> list[Figure]:
@@ -270,26 +273,30 @@ def _figures(result: Evaluation) -> list[Figure]:
     figures.append(error)
     if metrics.log_loss is not None:
         figures.append(Figure(name="Log loss", value=f"{metrics.log_loss:.4f}", note="nats"))
-    for name in ("failed", "without_truth", "unknown_truth"):
-        if counts[name]:
-            words = name.replace("_", " ").capitalize()
-            note = f"of {counts['read']:,} images, left out"
-            figures.append(Figure(name=words, value=f"{counts[name]:,}", note=note, bad=True))
+    if left_out := counts["read"] - counts["evaluated"]:
+        note = _left_out(counts)
+        figures.append(Figure(name="Left out", value=f"{left_out:,}", note=note, bad=True))
     return figures
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    named = ("failed", "without_truth", "unknown_truth")
+    return ", ".join(f"{counts[n]:,} {n.replace('_', ' ')}" for n in named if counts[n])
 
 
 def _notes(result: Evaluation, causes: Causes) -> Iterator[Section]:
     if result.unknown_truth:
-        rows = [(count, name) for name, count in result.unknown_truth.items()][:NUM_NAMED]
-        text = f"{len(result.unknown_truth):,} names of the truth are no class of the weights."
-        yield Section(
-            title="Unknown truth", text=text, tables=[Table(columns=("images", "name"), rows=rows)]
-        )
-    if result.counts["failed"]:
-        text = (
-            f"These rows have no label and are not in the numbers: {', '.join(result.failed_ids)}"
-        )
+        rows = list(result.unknown_truth.items())
+        text = "Truth that is no class of the weights; these rows are not in the numbers."
+        note = f"The first {NUM_NAMED} of {len(rows):,}." if len(rows) > NUM_NAMED else ""
+        table = Table(columns=("name", "images"), rows=rows[:NUM_NAMED], note=note)
+        yield Section(title="Unknown truth", text=text, tables=[table])
+    if num_failed := result.counts["failed"]:
+        text = "These rows have no label and are not in the numbers."
         yield Section(title="Failed images", text=text, tables=[causes.table()])
+        note = f"The first of {num_failed:,}." if num_failed > len(result.failed_ids) else ""
+        table = Table(columns=("id",), rows=[(id,) for id in result.failed_ids], note=note)
+        yield Section(title="Failed images by id", tables=[table], folded=True)
 
 
 def _curves(result: Evaluation) -> list[Chart]:
@@ -304,7 +311,10 @@ def _curves(result: Evaluation) -> list[Chart]:
     svg = charts.reliability(
         bins.edges.tolist(), bins.counts.tolist(), bins.confidence.tolist(), bins.accuracy
     )
-    told = "Accuracy of the images by confidence; red is the distance to what the confidence says."
+    told = (
+        "Blue reaches the lower of accuracy and mean confidence. Red on top: confidence is too "
+        "high by that much; green on top: too low."
+    )
     return [*drawn, Chart(title="Reliability", svg=svg, caption=told)]
 
 
@@ -343,9 +353,8 @@ def say(result: Evaluation) -> None:
     )  # fmt: skip
     if metrics.roc:
         logger.info("macro AUC %.4f, log loss %.4f", metrics.roc.macro_auc, metrics.log_loss)
-    left_out = {name: counts[name] for name in ("failed", "without_truth", "unknown_truth")}
-    if any(left_out.values()):
-        logger.warning("left out: %s", ", ".join(f"{n:,} {name}" for name, n in left_out.items()))
+    if left_out := _left_out(counts):
+        logger.warning("left out: %s", left_out)
     logger.info("report: %s", result.report)
 
 

@@ -7,8 +7,8 @@
 The word before the options is a preset, one of digits (without it: this one), tutorial_cifar10.
 
 reads    image files, Parquet shards or WebDataset tars, with labels
-writes   checkpoints/best.safetensors   weights and card of the epoch of the lowest loss
-                                        on images kept back
+writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
+                                        standard error of the lowest loss on images kept back
          checkpoints/last.safetensors   of the last one
          metrics.jsonl                  a line per epoch: loss, accuracy, images_per_s
 """
@@ -24,6 +24,14 @@ import numpy as np
 import tyro
 
 from jobs.runtime.command import run_command
+from jobs.runtime.epochs import (
+    Metrics,
+    Training,
+    TrainingConfig,
+    best_of,
+    num_steps,
+    read_metrics,
+)
 from jobs.runtime.examples import (
     Examples,
     Reading,
@@ -35,17 +43,7 @@ from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.training import (
-    Metrics,
-    Training,
-    TrainingConfig,
-    TrainingResources,
-    best_of,
-    fit,
-    num_steps,
-    read_examples,
-    read_metrics,
-)
+from jobs.runtime.training import TrainingResources, fit, read_examples
 from vision_ops.augment import AugmentConfig
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.learners.classify import (

@@ -173,7 +173,7 @@ class SliceActor:
         reader_args: ReaderArgs,
     ) -> None:
         local = {field: str(unpack_file(file)) for field, file in files.items()}
-        work = replace(work, config=replace(work.config, **local))
+        work = replace(work, files=local)
         uri, storage, manifest = run_args
         self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
         self.args = reader_args

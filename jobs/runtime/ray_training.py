@@ -21,10 +21,11 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 
+from jobs.runtime.epochs import Place, Training, run_worker
 from jobs.runtime.examples import Examples, Reading, decode_pieces, make_examples, rows_of
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
-from jobs.runtime.training import Place, Training, TrainingResources, run_worker
+from jobs.runtime.training import TrainingResources
 
 logger = logging.getLogger(__name__)
 

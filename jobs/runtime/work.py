@@ -50,7 +50,7 @@ class Work:
     columns: pa.Schema
     """columns that the operator adds to a row"""
     files: Mapping[str, str]
-    """fields of `config` that name a local file; each node gets its own copy"""
+    """fields of `config` that name a file, and where it lies; other nodes get a copy"""
     metadata: Mapping[str, str]
     """written into every part"""
 
@@ -159,7 +159,7 @@ class SliceWriter:
     def __init__(self, run: Run, work: Work) -> None:
         self.run = run
         self.work = work
-        self.operator = work.operator(work.config)
+        self.operator = work.operator(dataclasses.replace(work.config, **work.files))
         self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
 
     def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:

@@ -91,6 +91,7 @@ def make_run(
     *,
     num_parts: int = 3,
     finished: bool = True,
+    schema: pa.Schema = SCHEMA,
 ) -> Run:
     """A run directory over a folder of pictures that holds these rows."""
     storage, source = Storage(), Source(uri=str(pictures))
@@ -100,10 +101,13 @@ def make_run(
     )
     with opened as run:
         make_plan(Origin(source=source, storage=storage), run)
-        run.note(weights={"source": "made.safetensors", "licence": "MIT", "classes": classes})
+        run.note(
+            status="running",
+            weights={"source": "made.safetensors", "licence": "MIT", "classes": classes},
+        )
         for i in range(num_parts):
             buffer = pa.BufferOutputStream()
-            pq.write_table(pa.Table.from_pylist(list(rows[i::num_parts]), SCHEMA), buffer)
+            pq.write_table(pa.Table.from_pylist(list(rows[i::num_parts]), schema), buffer)
             run.put(f"results/part-{i:04d}.parquet", buffer.getvalue())
         failed = sum(row["status"] == "failed" for row in rows)
         counts = {"read": len(rows), "ok": len(rows) - failed, "failed": failed}

@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
+from jobs.runtime.epochs import Training, TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.training import Training, TrainingConfig, TrainingResources, fit
+from jobs.runtime.training import TrainingResources, fit
 from jobs.train_classifier import (
     PRESETS,
     Config,

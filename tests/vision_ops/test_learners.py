@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from statistics import mean, stdev
 from typing import Any
 
 import pytest
@@ -125,14 +126,18 @@ def test_step_leaves_the_batch_as_it_was(name: str):
 def test_classifier_sums_equal_a_loop_over_images():
     learner, batch = ClassifierLearner(CLASSIFIER), make_batch(5)
     network = learner.network.eval()
-    loss, correct = 0.0, 0
+    losses, correct = [], 0
     for pixels, target in zip(batch["pixels"], batch["target"], strict=True):
         logits = network(normalize(pixels[None], SMALL, "cpu"))[0].double()
-        loss -= math.log(logits.softmax(0)[target].item())
+        losses.append(-math.log(logits.softmax(0)[target].item()))
         correct += int(logits.argmax() == target)
     sums = learner.evaluate(batch)
-    assert sums == pytest.approx({"loss": loss, "correct": correct, "count": 5}, rel=1e-5)
-    assert learner.summarize(sums)["loss"] == pytest.approx(loss / 5, rel=1e-5)
+    squares = sum(loss**2 for loss in losses)
+    wanted = {"loss": sum(losses), "loss_squared": squares, "correct": correct, "count": 5}
+    assert sums == pytest.approx(wanted, rel=1e-5)
+    summary = learner.summarize(sums)
+    assert summary["loss"] == pytest.approx(mean(losses), rel=1e-5)
+    assert summary["loss_error"] == pytest.approx(stdev(losses) / math.sqrt(5), rel=1e-4)
 
 
 def test_label_smoothing_counts_in_training_alone():

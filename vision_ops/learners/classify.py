@@ -166,19 +166,30 @@ class ClassifierLearner:
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
-        """Sums over the batch, to be added up: cross-entropy without smoothing, hits, images."""
+        """Sums over the batch, to be added up: loss and its square, hits, images.
+
+        The loss is cross-entropy without smoothing, in float64 from the logits on.
+        """
         network = self._evaluated().eval()
         logits = network(normalize(batch["pixels"], self.config.model.preprocess, self.device))
         target = batch["target"].to(self.device)
-        loss = F.cross_entropy(logits.double(), target, reduction="sum")
+        loss = F.cross_entropy(logits.double(), target, reduction="none")
         correct = (logits.argmax(dim=1) == target).sum()
-        return {"loss": loss.item(), "correct": float(correct.item()), "count": float(len(target))}
+        return {
+            "loss": loss.sum().item(),
+            "loss_squared": loss.square().sum().item(),
+            "correct": float(correct.item()),
+            "count": float(len(target)),
+        }
 
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
-        """Means from the added sums of `evaluate`: loss per image, accuracy 0..1."""
+        """From the added sums of `evaluate`: mean loss and its standard error, accuracy 0..1."""
         count = sums["count"]
-        return {"loss": sums["loss"] / count, "accuracy": sums["correct"] / count}
+        loss = sums["loss"] / count
+        variance = max(0.0, sums["loss_squared"] / count - loss**2)
+        error = math.sqrt(variance / max(1.0, count - 1))
+        return {"loss": loss, "loss_error": error, "accuracy": sums["correct"] / count}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; `torch.load(weights_only=True)` reads it."""

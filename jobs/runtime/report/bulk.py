@@ -119,7 +119,8 @@ class Extremes:
 
 def title_of(run: Run) -> str:
     """What a page is called."""
-    return f"{run.manifest['job']} · {run.uri.rstrip('/').rpartition('/')[2]}"
+    job, name = run.manifest["job"], run.uri.rstrip("/").rpartition("/")[2]
+    return job if name == job else f"{job} · {name}"
 
 
 def about(run: Run, **config: Any) -> list[Section]:

@@ -14,7 +14,7 @@ VARYING = (
     (re.compile(r"\b(?:s3|https?|file)://\S+|(?<![\w.<])/[^\s:,;'\"]+"), "…"),
     (re.compile(r"(?<!\w)'[^']*'(?!\w)|(?<!\w)\"[^\"]*\"(?!\w)"), "…"),
     (re.compile(r"\b0x[0-9a-fA-F]+\b|\b(?=[a-f]*\d)[0-9a-f]{8,}\b"), "N"),
-    (re.compile(r"(?<![A-Za-z_])\d+(?:[.,]\d+)*"), "N"),
+    (re.compile(r"(?<![A-Za-z_\d])\d+(?:[.,]\d+)*"), "N"),
 )
 
 

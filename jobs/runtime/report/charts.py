@@ -54,19 +54,20 @@ class Frame:
 
 
 def bars(names: Sequence[str], values: Sequence[int], muted: Sequence[str] = ()) -> Markup:
-    """Horizontal bars, one a name, longest scale for the largest value; `muted` names in grey."""
-    step, left, right, width = 24, 176, 116, 640
-    largest, total = max(values, default=0) or 1, sum(values) or 1
+    """Horizontal bars, one a name; those `muted` are sums of others: a number without a bar."""
+    step, left, right, width = 24, 158, 104, 540
+    drawn = [value for name, value in zip(names, values, strict=True) if name not in muted]
+    largest, total = max(drawn, default=0) or 1, sum(values) or 1
     marks: list[str] = []
     for i, (name, value) in enumerate(zip(names, values, strict=True)):
-        length = value / largest * (width - left - right)
-        middle, kind = i * step + step // 2, "muted" if name in muted else "bar"
+        length = 0.0 if name in muted else max(value / largest * (width - left - right), 1.0)
+        middle, kind = i * step + step // 2, "bar" if length else "muted"
         marks.append(
             f"<g><title>{escape(name)}: {value:,} of {total:,} ({value / total:.2%})</title>"
-            + _text(left - 8, middle + 4, shorten(name, 26), anchor="end")
-            + f'<rect class="{kind}" x="{left}" y="{middle - 8}" width="{max(length, 1):.1f}" '
+            + _text(left - 8, middle + 4, shorten(name, 24), "" if length else "soft", "end")
+            + f'<rect class="{kind}" x="{left}" y="{middle - 8}" width="{length:.1f}" '
             'height="16" rx="3"/>'
-            + _text(left + max(length, 1) + 6, middle + 4, f"{value:,}", "number")
+            + _text(left + length + 6, middle + 4, f"{value:,}", "number")
             + _text(width, middle + 4, f"{value / total:.1%}", "soft number", "end")
             + "</g>"
         )
@@ -125,9 +126,9 @@ def lines(
 def reliability(
     edges: Sequence[float], counts: Sequence[int], confidence: Sequence[float], accuracy: np.ndarray
 ) -> Markup:
-    """Accuracy by bin of confidence; the gap to the diagonal is what calibration lacks.
+    """Accuracy and mean confidence by bin of confidence, and below them the images of each bin.
 
-    Below stand the images of each bin.
+    Between the two stands the gap: `over` where confidence is too high, `under` where too low.
     """
     frame = Frame(width=520, height=490, bottom=146)
     marks = _axes(frame, "", "accuracy", [], [(v, f"{v:g}") for v in _steps(0, 1)])
@@ -141,14 +142,15 @@ def reliability(
         x, width = frame.x(edges[i]) + 1, frame.x(edges[i + 1]) - frame.x(edges[i]) - 2
         mean, right = float(confidence[i]), float(accuracy[i])
         low, high = sorted((mean, right))
+        gap = "gap over" if mean > right else "gap under"
         told = (
             f"confidence {edges[i]:.2f} to {edges[i + 1]:.2f}: {count:,} images, "
             f"mean confidence {mean:.3f}, accuracy {right:.3f}"
         )
         marks.append(
             f"<g><title>{told}</title>"
-            + _rect(x, frame.y(right), width, frame.y(0) - frame.y(right), "bar")
-            + _rect(x, frame.y(high), width, frame.y(low) - frame.y(high), "gap")
+            + _rect(x, frame.y(low), width, frame.y(0) - frame.y(low), "bar")
+            + _rect(x, frame.y(high), width, frame.y(low) - frame.y(high), gap)
             + _rect(x, below.y(count), width, below.y(0) - below.y(count), "muted")
             + "</g>"
         )

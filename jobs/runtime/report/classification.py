@@ -35,7 +35,11 @@ def roc_chart(names: Sequence[str], curves: Sequence[Curve | None], auc: np.ndar
     if len(there) > NUM_CURVES:
         shown += f" Named: the {len(named)} smallest areas; {len(faint)} others in grey."
     svg = charts.lines(
-        series, "false positive rate", "true positive rate", diagonal="chance 0.5", columns=3
+        series,
+        "false positive rate",
+        "true positive rate",
+        diagonal="chance 0.5",
+        columns=3 if max((len(one.name) for one in series), default=0) <= 20 else 2,
     )
     return Chart(title="ROC curves", svg=svg, caption=shown)
 

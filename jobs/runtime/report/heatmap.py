@@ -60,16 +60,16 @@ def _draw(matrix: np.ndarray, share: np.ndarray, names: Sequence[str]) -> Markup
         marks.append(_cell(int(i), int(k), matrix, share, names, cell, margin))
     edge = margin + side
     marks.append(
-        f'<text class="soft" font-size="13" text-anchor="middle" '
+        f'<text class="soft" style="font-size: 13px" text-anchor="middle" '
         f'transform="translate(13 {margin + side / 2:.1f}) rotate(-90)">truth</text>'
-        f'<text class="soft" font-size="13" x="{margin + side / 2:.1f}" y="14" '
+        f'<text class="soft" style="font-size: 13px" x="{margin + side / 2:.1f}" y="14" '
         f'text-anchor="middle">label</text>'
     )
     large = " large" if num > NUM_WITH_NUMBERS else ""
     return Markup(
         f'<svg xmlns="http://www.w3.org/2000/svg" class="matrix{large}" role="img" '
-        f'viewBox="0 0 {edge + 2:.0f} {edge + 2:.0f}" style="max-width: {edge + 2:.0f}px" '
-        f'font-size="{font:.1f}" aria-label="confusion matrix of {num} classes">'
+        f'viewBox="0 0 {edge + 2:.0f} {edge + 2:.0f}" style="max-width: {edge + 2:.0f}px; '
+        f'font-size: {font:.1f}px" aria-label="confusion matrix of {num} classes">'
         + "".join(marks)
         + "</svg>"
     )

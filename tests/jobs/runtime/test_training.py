@@ -1,0 +1,70 @@
+"""The parts of a training that need no network: which epoch is best, what is kept back, classes."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from jobs.runtime.epochs import TrainingConfig, best_of, num_steps
+from jobs.runtime.examples import class_names, held_out, targets
+from jobs.runtime.training import TrainingResources
+
+
+def epochs(*losses: float, error: float = 0.0) -> list[dict[str, float]]:
+    return [{"epoch": n + 1, "loss": x, "loss_error": error} for n, x in enumerate(losses)]
+
+
+def test_best_epoch_is_the_lowest_where_values_are_exact():
+    assert best_of(epochs(0.5, 0.2, 0.3))["epoch"] == 2
+    assert best_of(epochs(0.5, 0.2, 0.2))["epoch"] == 3
+
+
+def test_best_epoch_is_the_last_that_chance_cannot_tell_from_the_lowest():
+    assert best_of(epochs(0.5, 0.2, 0.24, 0.4, error=0.05))["epoch"] == 3
+
+
+@given(st.lists(st.floats(0, 9), min_size=1, max_size=20), st.floats(0, 2))
+def test_best_so_far_is_replaced_by_the_newest_epoch_alone(losses: list[float], error: float):
+    history = epochs(*losses, error=error)
+    best = history[0]
+    for count in range(1, len(history) + 1):
+        now = best_of(history[:count])
+        assert now in (best, history[count - 1])  # the file of an older epoch is gone
+        best = now
+
+
+@given(st.sets(st.text(max_size=8), min_size=1, max_size=50), st.integers(0, 9))
+def test_what_is_kept_back_does_not_depend_on_what_else_there_is(names: set[str], seed: int):
+    ids = np.array(sorted(names), np.str_)
+    together = held_out(ids, 0.3, seed)
+    alone = np.concatenate([held_out(ids[i : i + 1], 0.3, seed) for i in range(len(ids))])
+    assert np.array_equal(together, alone)
+
+
+def test_share_kept_back_is_about_the_fraction_and_changes_with_the_seed():
+    ids = np.array([f"row-{number}" for number in range(5000)])
+    kept = held_out(ids, 0.1, seed=0)
+    assert 430 < kept.sum() < 570
+    assert 20 < (kept & held_out(ids, 0.1, seed=1)).sum() < 90
+
+
+def test_classes_are_sorted_by_number_where_they_are_numbers():
+    assert class_names(np.array(["10", "9", "9", "1"]), ()) == ("1", "9", "10")
+    assert class_names(np.array(["b", "a", "10", "9"]), ()) == ("9", "10", "a", "b")
+    assert class_names(np.array(["b"]), ("c", "b")) == ("c", "b")
+
+
+def test_targets_are_indices_of_the_classes():
+    assert targets(np.array(["b", "a", "b"]), ("a", "b"), "data").tolist() == [1, 0, 1]
+    with pytest.raises(ValueError, match=r"validation: rows are of \['z'\], not of \['a', 'b'\]"):
+        targets(np.array(["z"]), ("a", "b"), "validation")
+
+
+@pytest.mark.parametrize(("count", "steps"), [(64, 2), (127, 2), (130, 4), (5, 2)])
+def test_steps_are_whole_batches_of_every_epoch(count: int, steps: int):
+    assert num_steps(count, TrainingConfig(epochs=2, batch_size=64)) == steps
+
+
+def test_inline_engine_with_several_workers_is_refused():
+    with pytest.raises(ValueError, match="inline engine has one"):
+        TrainingResources(engine="inline", num_workers=2)
