@@ -12,7 +12,6 @@ writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, c
 """
 
 import sys
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
@@ -24,7 +23,7 @@ from jobs.runtime.command import run_command
 from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import bulk as bulk_report
-from jobs.runtime.reread import read_images
+from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
@@ -81,7 +80,7 @@ def main(config: Config) -> Run:
             return run
         run.note(weights=facts(weights))
         bulk.apply(run, plan, work, config.resources)
-        run.finish(report=bulk_report.write(run, partial(thumbnails, run)))
+        run.finish(report=bulk_report.write(run, partial(read_thumbnails, run, thumbnail)))
     return run
 
 
@@ -132,11 +131,6 @@ def columns(op: ClassifierConfig, card: Card) -> pa.Schema:
     if op.embeddings:
         fields.append(("embedding", pa.list_(pa.float32(), card.embedding_size)))
     return pa.schema(fields)
-
-
-def thumbnails(run: Run, ids: Sequence[str]) -> Mapping[str, bytes]:
-    """Small pictures of rows, for the report."""
-    return {each: thumbnail(data) for each, data in read_images(run, ids).items()}
 
 
 if __name__ == "__main__":

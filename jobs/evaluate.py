@@ -13,6 +13,7 @@ import logging
 import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +27,10 @@ from jobs.runtime.report.bulk import Extremes, about, title_of
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.classification import class_table, confusion_chart, pair_table, roc_chart
 from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
-from jobs.runtime.reread import read_images
+from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.decode import UnreadableImageError, thumbnail
+from vision_ops.decode import thumbnail
 from vision_ops.metrics.classification import ClassificationAccumulator, ClassificationResult
 
 logger = logging.getLogger(__name__)
@@ -234,7 +235,7 @@ def _class_columns(result: Evaluation) -> dict[str, np.ndarray]:
         shares["AUC"] = metrics.roc.auc
     return shares | {
         "images": metrics.per_class.support,
-        "labelled so": metrics.per_class.predicted,
+        "labels given": metrics.per_class.predicted,
     }
 
 
@@ -246,7 +247,7 @@ def report(result: Evaluation, run: Run, causes: Causes) -> bytes:
     if result.metrics.accuracy < 1:
         tables.insert(0, pair_table(matrix, names))
     sections = [
-        Section(title="Curves", text=result.missing, charts=_curves(result)),
+        Section(title="Curves", text=result.missing or _rounded(result), charts=_curves(result)),
         Section(title="Confusion", charts=[confusion_chart(matrix, names)], tables=tables[:-1]),
         Section(title="Classes", tables=tables[-1:]),
         *_notes(result, causes),
@@ -318,8 +319,19 @@ def _curves(result: Evaluation) -> list[Chart]:
     return [*drawn, Chart(title="Reliability", svg=svg, caption=told)]
 
 
+def _rounded(result: Evaluation) -> str:
+    roc = result.metrics.roc
+    if roc is None or roc.exact:
+        return ""
+    return (
+        "Scores were rounded to save memory; the areas under the ROC curves are right to "
+        f"{roc.auc_error.max():.1g}."
+    )
+
+
 def _worst(result: Evaluation, run: Run) -> list[Thumbnail]:
-    images = pictures(run, [mistake.id for mistake in result.mistakes])
+    make = partial(thumbnail, size_px=THUMBNAIL_PX)
+    images = read_thumbnails(run, make, [mistake.id for mistake in result.mistakes])
     return [
         Thumbnail(
             title=mistake.id,
@@ -330,17 +342,6 @@ def _worst(result: Evaluation, run: Run) -> list[Thumbnail]:
         )
         for mistake in result.mistakes
     ]
-
-
-def pictures(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
-    """Thumbnails by row id; a source that is gone or changed costs pictures, not the evaluation."""
-    images = {}
-    try:
-        for id, data in read_images(run, ids).items():
-            images[id] = thumbnail(data, THUMBNAIL_PX)
-    except (OSError, UnreadableImageError) as gone:
-        logger.warning("no pictures in the report: %s", gone)
-    return images
 
 
 def say(result: Evaluation) -> None:
@@ -355,7 +356,6 @@ def say(result: Evaluation) -> None:
         logger.info("macro AUC %.4f, log loss %.4f", metrics.roc.macro_auc, metrics.log_loss)
     if left_out := _left_out(counts):
         logger.warning("left out: %s", left_out)
-    logger.info("report: %s", result.report)
 
 
 if __name__ == "__main__":

@@ -58,7 +58,7 @@ logger = logging.getLogger(__name__)
 
 BEST = "checkpoints/best.safetensors"
 DIGITS = Preprocess(
-    height_px=20, width_px=20, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
+    height_px=16, width_px=16, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 CIFAR10 = Preprocess(
     height_px=32, width_px=32, resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
@@ -82,10 +82,10 @@ class Config:
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how it learns"""
     augment: AugmentConfig = field(
-        default_factory=lambda: AugmentConfig(rotation_deg=12, shift=0.06, scale=0.12)
+        default_factory=lambda: AugmentConfig(rotation_deg=12, shift=0.1, scale=0.1)
     )
     """how training images are varied"""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=10))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=16))
     """how long, on how many at once"""
     resources: TrainingResources = field(default_factory=TrainingResources)
     """how it is run: how fast, how patient"""

@@ -56,7 +56,9 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     _check(run, plan, counts)
     wall = time.monotonic() - start
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
-    run.note(counts=_with_read(counts), **({"seconds": spent} if plan.todo else {}))
+    if plan.todo:
+        run.note(seconds=spent, rows_of_attempt=progress.rows)
+    run.note(counts=_with_read(counts))
     _say(counts, progress.rows, wall)
     return _with_read(counts)
 

@@ -1,8 +1,9 @@
 """Reading single images of a finished run again, for the pictures of a report."""
 
 import dataclasses
+import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from jobs.runtime.plan import read_slices
@@ -10,6 +11,8 @@ from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin, Source
+
+logger = logging.getLogger(__name__)
 
 
 def read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
@@ -32,6 +35,27 @@ def read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
         for row in read_slice(origin, piece):
             if row.id in wanted and row.data:
                 found[row.id] = row.data
+    return found
+
+
+def read_thumbnails(
+    run: Run, make: Callable[[bytes], bytes], ids: Sequence[str]
+) -> dict[str, bytes]:
+    """Small pictures by row id, by `make` of each original; those it refuses are left out.
+
+    A source that cannot be read any more costs the pictures, not the report.
+    """
+    found = {}
+    try:
+        originals = read_images(run, ids)
+    except OSError as gone:
+        logger.warning("no pictures in the report: %s", gone)
+        return {}
+    for each, data in originals.items():
+        try:
+            found[each] = make(data)
+        except ValueError as refusal:  # changed since it was classified
+            logger.warning("no picture of %s in the report: %s", each, refusal)
     return found
 
 

@@ -76,7 +76,7 @@ class Run:
             "started": now,
             "attempts": (known["attempts"] if known else 0) + 1,
         }
-        kept = ("counts", "seconds", "weights", "status")
+        kept = ("counts", "seconds", "rows_of_attempt", "weights", "status", "finished")
         run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
         try:
             yield run
@@ -176,6 +176,8 @@ def _read_manifest(uri: str, storage: Storage) -> dict[str, Any] | None:
 
 
 def _refuse_other(uri: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+    if known["job"] != wanted["job"]:
+        raise ValueError(f"out: {uri} holds a run of {known['job']}; choose another --out")
     before, now = _flat(known), _flat(wanted)
     fields = [
         f"{name} was {before.get(name)!r}, now {now.get(name)!r}"

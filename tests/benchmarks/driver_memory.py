@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 import tyro
 from PIL import Image
 
@@ -25,9 +24,7 @@ from jobs.runtime.plan import make_plan
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
-from vision_ops.checkpoint import Card, save_checkpoint
-from vision_ops.models import build, embedding_size
-from vision_ops.preprocess import Preprocess
+from tests.untrained import save_untrained
 
 TAR_IMAGES = 10_000
 SIZE_PX = 16
@@ -47,7 +44,7 @@ def main(config: Config) -> None:
     sys.stdout.write(row.format("images", "plan s", "images/s", "driver peak MB"))
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        save_network(root / "w.safetensors")
+        save_untrained(root / "w.safetensors", SIZE_PX)
         for count in config.counts:
             make_tars(root / str(count), count)
             planned = plan_seconds(root, count)
@@ -70,21 +67,6 @@ def make_tars(folder: Path, count: int) -> None:
                 header.size = buffer.tell()
                 buffer.seek(0)
                 tar.addfile(header, buffer)
-
-
-def save_network(path: Path) -> None:
-    """An untrained residual network over 16-pixel images."""
-    torch.manual_seed(0)
-    model = build("residual", num_classes=10)
-    card = Card(
-        network="residual",
-        classes=tuple("0123456789"),
-        preprocess=Preprocess(height_px=SIZE_PX, width_px=SIZE_PX, resize_px=0),
-        licence="none",
-        source="random",
-        embedding_size=embedding_size(model, SIZE_PX, SIZE_PX),
-    )
-    save_checkpoint(path, model, card)
 
 
 def plan_seconds(root: Path, count: int) -> float:

@@ -22,8 +22,8 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
+from tests.untrained import save_untrained
 from vision_ops.checkpoint import Card, save_checkpoint
-from vision_ops.models import build, embedding_size
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights.convert import read_state
@@ -35,19 +35,7 @@ INLINE = Resources(engine="inline", max_failed_fraction=1.0)
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     """An untrained network over 32-pixel images."""
-    torch.manual_seed(0)
-    model = build("residual", num_classes=10)
-    card = Card(
-        network="residual",
-        classes=tuple("0123456789"),
-        preprocess=Preprocess(height_px=32, width_px=32, resize_px=0),
-        licence="none",
-        source="random",
-        embedding_size=embedding_size(model, 32, 32),
-    )
-    path = tmp_path_factory.mktemp("weights") / "w.safetensors"
-    save_checkpoint(path, model, card)
-    return str(path)
+    return save_untrained(tmp_path_factory.mktemp("weights") / "w.safetensors", size_px=32)
 
 
 @pytest.fixture(scope="module")
@@ -79,12 +67,14 @@ def test_three_formats_of_the_same_pictures_get_the_same_answers(
     weights: str, pictures: dict[str, Path], tmp_path: Path
 ):
     answers = []
+    size = 0
     for name, folder in pictures.items():
         data = Source(uri=str(folder), label="folder" if name == "files" else "auto")
         op = ClassifierConfig(weights=weights, embeddings=True)
         run = main(Config(data=data, op=op, resources=INLINE, out=str(tmp_path / name)))
         table = table_of(run)
         assert table["truth"].null_count == 0
+        size = table.schema.field("embedding").type.list_size
         answers.append(
             sorted(
                 zip(
@@ -99,7 +89,7 @@ def test_three_formats_of_the_same_pictures_get_the_same_answers(
         )
     assert answers[0] == answers[1] == answers[2]
     assert len(answers[0]) == 360
-    assert len(answers[0][0][4]) == table.schema.field("embedding").type.list_size
+    assert len(answers[0][0][4]) == size
     assert np.linalg.norm(answers[0][0][4]) == pytest.approx(1, abs=1e-5)
 
 

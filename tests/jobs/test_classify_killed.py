@@ -11,16 +11,13 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import torch
 
 from jobs.classify import Config, main
 from jobs.make_samples import digits
 from jobs.runtime.resources import Resources
 from jobs.runtime.sources.origin import Source
-from vision_ops.checkpoint import Card, save_checkpoint
-from vision_ops.models import build, embedding_size
+from tests.untrained import save_untrained
 from vision_ops.operators.classify import ClassifierConfig
-from vision_ops.preprocess import Preprocess
 
 SLICE_ROWS = 40
 START_S = 120
@@ -35,19 +32,9 @@ def request_of(tmp_path_factory: pytest.TempPathFactory) -> tuple[list[str], Pat
     for name, data in digits(seed=0):
         (root / "in" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "in" / name).write_bytes(data)
-    torch.manual_seed(0)
-    model = build("residual", num_classes=10)
-    card = Card(
-        network="residual",
-        classes=tuple("0123456789"),
-        preprocess=Preprocess(height_px=64, width_px=64, resize_px=0),
-        licence="none",
-        source="random",
-        embedding_size=embedding_size(model, 64, 64),
-    )
-    save_checkpoint(root / "w.safetensors", model, card)
+    weights = save_untrained(root / "w.safetensors", size_px=64)
     data = Source(uri=str(root / "in"), slice_rows=SLICE_ROWS)
-    op = ClassifierConfig(weights=str(root / "w.safetensors"))
+    op = ClassifierConfig(weights=weights)
     inline = Resources(engine="inline")
     main(Config(data=data, op=op, resources=inline, out=str(root / "undisturbed")))
     options = ["--data.uri", data.uri, "--data.slice-rows", str(SLICE_ROWS)]

@@ -60,8 +60,8 @@ class DecodeConfig:
     max_megabytes: float = 512.0
     """files of more megabytes fail"""
     apply_icc: bool = False
-    """convert colours by the file's ICC profile to sRGB; off, because published networks learnt from
-    pixels as they are stored, which is what PIL and torchvision give"""
+    """convert colours by the file's ICC profile to sRGB; off, because published networks learnt
+    from pixels as they are stored, which is what PIL and torchvision give"""
 
     def __post_init__(self) -> None:
         for name in ("max_megapixels", "max_megabytes"):

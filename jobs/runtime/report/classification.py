@@ -95,7 +95,7 @@ def class_table(names: Sequence[str], numbers: Mapping[str, np.ndarray], bars: i
     ]
     note = f"The first {len(rows):,} of {len(names):,} classes." if len(rows) < len(names) else ""
     return Table(
-        title="Classes, the lowest F1 first",
+        title="The lowest F1 first",
         columns=("class", *numbers),
         rows=rows,
         note=note,

@@ -81,11 +81,10 @@ def test_an_object_larger_than_a_request_arrives_whole(s3: StorageConfig, bucket
 def test_pandas_opens_results_by_the_same_settings(s3: StorageConfig, bucket: str):
     frame = pd.DataFrame({"id": ["a", "b"]})
     storage = Storage(s3)
-    with storage.fsspec(bucket).open(f"{bucket}/t.parquet", "wb") as file:
-        frame.to_parquet(file)
+    filesystem = storage.fsspec(bucket)
+    frame.to_parquet(f"{bucket}/t.parquet", filesystem=filesystem)
 
-    with storage.fsspec(bucket).open(f"{bucket}/t.parquet", "rb") as file:
-        assert pd.read_parquet(file).equals(frame)
+    assert pd.read_parquet(f"{bucket}/t.parquet", filesystem=filesystem).equals(frame)
 
 
 def test_a_failed_local_put_leaves_the_old_file_and_nothing_else(tmp_path: Path):

@@ -1,0 +1,25 @@
+"""Checkpoints that no training was needed for."""
+
+from pathlib import Path
+
+import torch
+
+from vision_ops.checkpoint import Card, save_checkpoint
+from vision_ops.models import build, embedding_size
+from vision_ops.preprocess import Preprocess
+
+
+def save_untrained(path: Path, size_px: int) -> str:
+    """Ten classes by our residual network with weights of seed 0, over square images."""
+    torch.manual_seed(0)
+    model = build("residual", num_classes=10)
+    card = Card(
+        network="residual",
+        classes=tuple("0123456789"),
+        preprocess=Preprocess(height_px=size_px, width_px=size_px, resize_px=0),
+        licence="none",
+        source="random",
+        embedding_size=embedding_size(model, size_px, size_px),
+    )
+    save_checkpoint(path, model, card)
+    return str(path)
