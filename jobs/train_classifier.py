@@ -2,9 +2,9 @@
 
     python -m jobs.train_classifier                    # the sample digits
     python -m jobs.train_classifier tutorial_cifar10 --data.uri 'cifar10/train-*.parquet'
-    python -m jobs.train_classifier --data.uri s3://b/photos --data.label folder --out s3://b/net1
+    python -m jobs.train_classifier photos --data.uri s3://b/photos --out s3://b/net1
 
-The word before the options is a preset, one of digits (without it: this one), tutorial_cifar10.
+The word before the options is a preset: digits (where there is none), photos, tutorial_cifar10.
 
 reads    image files, Parquet shards or WebDataset tars, with labels
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
@@ -61,7 +61,7 @@ DIGITS = Preprocess(
     height_px=16, width_px=16, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
 CIFAR10 = Preprocess(
-    height_px=32, width_px=32, resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)
+    height_px=32, width_px=32, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
 )
 
 
@@ -85,7 +85,7 @@ class Config:
         default_factory=lambda: AugmentConfig(rotation_deg=12, shift=0.1, scale=0.1)
     )
     """how training images are varied"""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=16))
+    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=14))
     """how long, on how many at once"""
     resources: TrainingResources = field(default_factory=TrainingResources)
     """how it is run: how fast, how patient"""
@@ -100,8 +100,23 @@ def digits() -> Config:
     return Config()
 
 
+def photos() -> Config:
+    """Photographs in a folder per class: 96 pixels, mirrored, slightly turned and moved."""
+    return Config(
+        data=Source(uri="photos", label="folder"),
+        model=ModelConfig(preprocess=Preprocess(height_px=96, width_px=96, resize_px=108)),
+        augment=AugmentConfig(rotation_deg=5, shift=0.08, scale=0.15, flip=True),
+        training=TrainingConfig(epochs=20),
+        out="runs/train_photos",
+    )
+
+
 def tutorial_cifar10() -> Config:
-    """CIFAR-10 as in the Keras tutorial: 122,570 parameters, Adam, ten epochs, nothing else."""
+    """CIFAR-10 as in the Keras tutorial: 122,570 parameters, Adam, batches of 32, ten epochs.
+
+    One deviation: pictures are centred. PyTorch's first weights are smaller than Keras's, and
+    learn more slowly from pictures of 0..1.
+    """
     return Config(
         data=Source(uri="cifar10/train-*.parquet"),
         model=ModelConfig(network="cnn_cifar10", preprocess=CIFAR10),
@@ -115,12 +130,12 @@ def tutorial_cifar10() -> Config:
             clip_norm=0.0,
         ),
         augment=AugmentConfig(),
-        training=TrainingConfig(epochs=10, batch_size=64),
+        training=TrainingConfig(epochs=10, batch_size=32),
         out="runs/train_cifar10",
     )
 
 
-PRESETS = {"digits": digits, "tutorial_cifar10": tutorial_cifar10}
+PRESETS = {"digits": digits, "photos": photos, "tutorial_cifar10": tutorial_cifar10}
 
 
 def main(config: Config) -> Run:

@@ -7,11 +7,19 @@ from pathlib import Path
 
 import pytest
 import ray
+from jaxtyping import install_import_hook
 from moto.server import ThreadedMotoServer
 
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import Storage, StorageConfig
+from tests import shapes
+
+TENSOR_CODE = [
+    f"vision_ops.{name}" for name in ("augment", "learners", "models", "normalize", "operators")
+]
+# shapes and types are checked in what is imported from here on
+install_import_hook(TENSOR_CODE, f"{shapes.__name__}.checked")
 
 SHARED_DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 

@@ -57,7 +57,7 @@ def decode_in_tasks(plan: Plan, reading: Reading, resources: TrainingResources) 
     )
     blocks = dataset.materialize().to_arrow_refs()
     # where the block lies: its pixels are not sent to the driver
-    told = ray.remote(num_cpus=0)(rows_of)
+    told = ray.remote(num_cpus=1)(rows_of)
     rows = ray.get([told.remote(block) for block in blocks])
     return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
 

@@ -269,7 +269,7 @@ def test_the_same_command_again_takes_what_the_run_holds_now(made: Made) -> None
     made.kept[100:] = False
     made.write()
     made.check(made.evaluate())
-    with pytest.raises(ValueError, match="job was 'classify', now 'evaluate'"):
+    with pytest.raises(ValueError, match="holds a run of classify"):
         made.evaluate(name="classify")
 
 

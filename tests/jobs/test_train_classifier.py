@@ -263,5 +263,7 @@ def test_every_preset_is_reached_from_the_command_line(name: str):
 
 def test_command_line_without_a_preset_is_the_digits():
     assert parse([]) == Config()
-    with pytest.raises(ValueError, match="preset 'digit': not one of digits, tutorial_cifar10"):
+    with pytest.raises(
+        ValueError, match="preset 'digit': not one of digits, photos, tutorial_cifar10"
+    ):
         parse(["digit"])
