@@ -84,6 +84,6 @@ if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     logging.getLogger("ray").setLevel(logging.ERROR)
     try:
-        sys.exit(main(tyro.cli(Config, description=__doc__)))
+        sys.exit(main(tyro.cli(Config, prog="python -m cluster.submit", description=__doc__)))
     except ValueError as refusal:
         sys.exit(f"bad request: {refusal}")

@@ -1,11 +1,11 @@
 """Classify every image under a prefix: one result row per image.
 
     python -m jobs.classify                     # the sample digits, by what train_classifier learnt
-    python -m jobs.classify --data.uri s3://b/photos --op.weights s3://b/w.safetensors \
-                            --out s3://b/r
+    python -m jobs.classify --data.uri s3://b/in --op.weights s3://b/w.safetensors --out s3://b/out
     python -m jobs.classify --data.uri photos --op.weights timm:resnet50.a1_in1k --dry-run
 
 reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
+
 writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, confidence (0..1),
                                   top_labels, top_confidences; embedding with --op.embeddings
          report/index.html        counts, histograms, the surest and least sure pictures, failures
@@ -134,4 +134,4 @@ def columns(op: ClassifierConfig, card: Card) -> pa.Schema:
 
 
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, description=__doc__))
+    run_command(main, tyro.cli(Config, prog="python -m jobs.classify", description=__doc__))

@@ -4,6 +4,7 @@
     python -m jobs.evaluate --run s3://b/r --labels truth.csv --out s3://b/evaluation
 
 reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
+
 writes   metrics.json         all numbers
          report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes
 """
@@ -359,4 +360,4 @@ def say(result: Evaluation) -> None:
 
 
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, description=__doc__))
+    run_command(main, tyro.cli(Config, prog="python -m jobs.evaluate", description=__doc__))

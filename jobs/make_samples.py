@@ -331,4 +331,4 @@ TREES: dict[str, Callable[[int], Files]] = {"digits": digits, "photos": photos, 
 
 
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, description=__doc__))
+    run_command(main, tyro.cli(Config, prog="python -m jobs.make_samples", description=__doc__))

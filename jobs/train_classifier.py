@@ -7,6 +7,7 @@
 The word before the options is a preset: digits (where there is none), photos, tutorial_cifar10.
 
 reads    image files, Parquet shards or WebDataset tars, with labels
+
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
                                         standard error of the lowest loss on images kept back
          checkpoints/last.safetensors   of the last one
@@ -252,7 +253,13 @@ def parse(arguments: Sequence[str]) -> Config:
         raise ValueError(f"preset {name!r}: not one of {', '.join(PRESETS)}")
     preset = PRESETS[name or "digits"]()
     rest = list(arguments[1 if name else 0 :])
-    return tyro.cli(Config, default=preset, args=rest, description=__doc__)
+    return tyro.cli(
+        Config,
+        default=preset,
+        args=rest,
+        prog="python -m jobs.train_classifier",
+        description=__doc__,
+    )
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@
 
 reads    a state file (.pth, .pt, .safetensors, .onnx), or weights by name: a checkpoint's path,
          s3://…, https://…, torchvision:NAME[/WEIGHTS], timm:NAME[.TAG]
+
 writes   import: one checkpoint, weights and card in one file; pull: the cache ($ARGUS_CACHE)
 """
 
@@ -245,4 +246,4 @@ def _lines(found: Resolved) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, description=__doc__))
+    run_command(main, tyro.cli(Config, prog="python -m jobs.weights", description=__doc__))
