@@ -29,7 +29,7 @@ from jobs.runtime.resources import Pool, Resources, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.storage import Storage, cache_folder
+from jobs.runtime.storage import S3, Storage, cache_folder
 from jobs.runtime.work import Clock, DecodedBatch, Receipt, SliceReader, SliceWriter, Work
 
 logger = logging.getLogger(__name__)
@@ -58,6 +58,8 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
     total = ray.cluster_resources()
     pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
     logger.info("ray: %s", pool)
+    if num_nodes() > 1 and not run.uri.startswith(S3):
+        logger.warning("out: %s must be a folder that all %d nodes share", run.uri, num_nodes())
     args = ReaderArgs(
         origin=plan.origin,
         run_uri=run.uri,
@@ -89,7 +91,7 @@ def _dataset(
             memory=_payload_bytes(todo, work.decoder),  # and so Ray never fuses it with the actor
         )
     actors = min(pool.actors, len(todo))
-    alone = len([node for node in ray.nodes() if node["Alive"]]) == 1
+    alone = num_nodes() == 1
     return slices.map_batches(
         SliceActor,
         fn_constructor_kwargs={
@@ -105,6 +107,11 @@ def _dataset(
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
+
+
+def num_nodes() -> int:
+    """Machines of the cluster that are alive."""
+    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:

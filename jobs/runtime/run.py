@@ -45,7 +45,9 @@ class Run:
         uri = absolute(uri)
         manifest = _read_manifest(uri, storage)
         if manifest is None:
-            raise ValueError(f"{uri}: no run directory (it has no {MANIFEST})")
+            raise ValueError(
+                f"{uri}: no run directory (it has no {MANIFEST}); a job's --out makes one"
+            )
         return cls(uri, storage, manifest)
 
     @classmethod

@@ -13,6 +13,8 @@ from jobs.runtime.sources import files, parquet, uris, webdataset
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry
 
+SAMPLES = "runs/make_samples"
+"""where the default input of jobs lies"""
 FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris": uris}
 
 
@@ -32,7 +34,8 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     Raises ValueError where nothing is there or `auto` cannot tell.
     """
     if not entries:
-        raise ValueError(f"data.uri: nothing at {origin.uri}")
+        made = "; `python -m jobs.make_samples` makes it" if SAMPLES in origin.uri else ""
+        raise ValueError(f"data.uri: nothing at {origin.uri}{made}")
     shards = {
         "parquet": [e for e in entries if e.uri.endswith(parquet.SUFFIXES)],
         "webdataset": [e for e in entries if e.uri.endswith(webdataset.SUFFIXES)],
