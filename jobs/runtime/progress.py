@@ -22,7 +22,7 @@ def set_up_logging(verbose: bool = False) -> None:
     if not root.handlers:
         root.addHandler(handler)
     root.setLevel(logging.INFO if verbose else logging.WARNING)
-    for name in ("jobs", "vision_ops", "cluster"):
+    for name in ("__main__", "jobs", "vision_ops", "cluster"):
         logging.getLogger(name).setLevel(logging.INFO)
 
 
