@@ -11,8 +11,9 @@ writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, c
          report/index.html        counts, histograms, the surest and least sure pictures, failures
 """
 
+import logging
 import sys
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 
 import pyarrow as pa
@@ -21,18 +22,26 @@ import tyro
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
 from jobs.runtime.dry_run import describe
-from jobs.runtime.plan import make_plan
+from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig, absolute
+from jobs.runtime.trial import Choice, SampleSource, sample_of, settle
 from jobs.runtime.work import Work
-from vision_ops.checkpoint import Card
+from vision_ops.card import Card, read_card
 from vision_ops.decode import Decode, DecodeConfig, thumbnail
 from vision_ops.operators.classify import Classifier, ClassifierConfig
-from vision_ops.weights import Resolved, resolve
+from vision_ops.precision.choose import Sample, choose
+from vision_ops.precision.verdicts import Request, Verdict, recall
+from vision_ops.weights import Resolved, cache_folder, resolve
+
+logger = logging.getLogger(__name__)
+
+FEW_ROWS = 2_000
+"""below, `auto` is fp32: to choose takes longer than a faster precision would gain"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,12 +83,14 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
-        work = make_work(config, weights)
+        request = make_request(config, weights, run, plan)
         if config.dry_run:
+            work = make_work(config, weights, recalled(request))
             sys.stdout.write(describe(run, plan, work, config.resources))
             return run
+        choice = choose_network(config, run, plan, request) if plan.todo else None
         run.note(weights=facts(weights))
-        bulk.apply(run, plan, work, config.resources)
+        bulk.apply(run, plan, make_work(config, weights, choice), config.resources)
         run.finish(report=bulk_report.write(run, partial(read_thumbnails, run, thumbnail)))
     return run
 
@@ -104,19 +115,72 @@ def facts(weights: Resolved) -> dict[str, object]:
     }
 
 
-def make_work(config: Config, weights: Resolved) -> Work:
+def make_request(config: Config, weights: Resolved, run: Run, plan: Plan) -> Request:
+    """What is asked of `choose`: how this network is best run for these images."""
+    precision = config.op.precision
+    if precision == "auto" and 0 <= plan.rows < FEW_ROWS:
+        precision = "fp32"
+    source = sample_of(plan, run.uri, config.resources)
+    return Request(
+        weights=str(weights.path),
+        sha256=weights.sha256,
+        precision=precision,
+        embeddings=config.op.embeddings,
+        batch_size=config.resources.batch_size,
+        sample="" if precision == "fp32" else f"{source.name} {config.decode}",
+        folder=str(cache_folder()),
+    )
+
+
+def choose_network(config: Config, run: Run, plan: Plan, request: Request) -> Choice:
+    """How the network is run, settled once for a run directory."""
+    source = sample_of(plan, run.uri, config.resources)
+    choice = settle(
+        run,
+        config.resources,
+        recall=partial(recalled, request),
+        try_out=partial(try_out, request, config.decode, source),
+    )
+    logger.info("network: %s", Verdict(**choice.verdict))
+    return choice
+
+
+def recalled(request: Request) -> Choice | None:
+    """What an earlier trial of this request found on this machine."""
+    found = recall(request)
+    return Choice(verdict=asdict(found[0]), path=found[1]) if found else None
+
+
+def try_out(request: Request, decode: DecodeConfig, source: SampleSource) -> Choice:
+    """Time and judge the network on a sample of the run; runs where the actors will be."""
+    sample = None
+    if request.sample:
+        preprocess = read_card(request.weights).preprocess
+        exact = Decode(replace(decode, mode="exact"), preprocess)
+        judged, truth, calibration = source.pictures(Decode(decode, preprocess), exact)
+        sample = Sample(judged=judged, exact=truth, calibration=calibration)
+    verdict, path = choose(request, sample)
+    return Choice(verdict=asdict(verdict), path=path)
+
+
+def make_work(config: Config, weights: Resolved, choice: Choice | None) -> Work:
     """Decoding and the classifier, with the columns that it adds."""
+    verdict = Verdict(**choice.verdict) if choice else None
     return Work(
         decoder=Decode(config.decode, weights.card.preprocess),
         operator=Classifier,
-        config=config.op,
+        config=replace(config.op, precision=verdict.precision if verdict else "fp32"),
         columns=columns(config.op, weights.card),
-        files={"weights": str(weights.path)},
+        files={"weights": str(choice.path if choice else weights.path)},
         metadata={
             "weights": f"{weights.source} sha256:{weights.sha256}",
             "licence": weights.card.licence,
             "preprocess": str(weights.card.preprocess),
+            "network": f"{verdict.precision} on {verdict.back_end} sha256:{verdict.sha256}"
+            if verdict
+            else "chosen when it starts",
         },
+        batch_size=config.resources.batch_size or (verdict.batch_size if verdict else 0) or 32,
     )
 
 

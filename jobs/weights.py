@@ -24,7 +24,8 @@ import tyro
 
 from jobs.runtime.command import run_command
 from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.checkpoint import load_checkpoint, sha256_file
+from vision_ops.card import sha256_file
+from vision_ops.checkpoint import load_checkpoint
 from vision_ops.models import logits_and_embeddings
 from vision_ops.preprocess import Channels, Interpolation, Preprocess
 from vision_ops.weights import Resolved, resolve

@@ -16,7 +16,8 @@ from jobs.runtime.storage import Storage, StorageConfig
 from tests import shapes
 
 TENSOR_CODE = [
-    f"vision_ops.{name}" for name in ("augment", "learners", "models", "normalize", "operators")
+    f"vision_ops.{name}"
+    for name in ("augment", "learners", "models", "normalize", "operators", "precision")
 ]
 # shapes and types are checked in what is imported from here on
 install_import_hook(TENSOR_CODE, f"{shapes.__name__}.checked")

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import torch
 
-from vision_ops.checkpoint import Card, save_checkpoint
+from vision_ops.card import Card
+from vision_ops.checkpoint import save_checkpoint
 from vision_ops.models import build, embedding_size
 from vision_ops.preprocess import Preprocess
 

@@ -83,7 +83,7 @@ def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[
     with closing(reader):
         for piece in plan.todo:
             laps = Clock()
-            yield writer.write(piece, reader.read(piece, resources.batch_size, laps), laps)
+            yield writer.write(piece, reader.read(piece, work.batch_size, laps), laps)
 
 
 def _counts_of_done(run: Run, plan: Plan) -> Counter[str]:

@@ -9,8 +9,7 @@ from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
-from jobs.runtime.ray_start import joins_cluster
-from jobs.runtime.resources import Resources, local_cpus, make_pool
+from jobs.runtime.resources import Resources, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work
 
@@ -65,7 +64,7 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     reader = SliceReader(plan.origin, run.uri, work.decoder, resources.decode_timeout_s)
     writer = SliceWriter(run, work)
     with closing(reader):
-        size = min(resources.batch_size, SAMPLE_ROWS)
+        size = min(work.batch_size, SAMPLE_ROWS)
         batches = reader.read(plan.todo[0], size, Clock())
         first = next(batches, None)
         if first is None:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.runtime.run import Run, refuse_inside
+from jobs.runtime.run import PLAN, Run, refuse_inside
 from jobs.runtime.slices import UNKNOWN, Slice, version
 from jobs.runtime.sources import choose, cut_slices, endings
 from jobs.runtime.sources.origin import Origin
@@ -22,7 +22,6 @@ from jobs.runtime.storage import Entry, Storage
 
 logger = logging.getLogger(__name__)
 
-PLAN = "plan.parquet"
 MAX_ROW_GROUPS = 500
 LIGHT = ("slice_id", "format", "uri", "version", "start", "stop", "rows", "bytes")
 SCHEMA = pa.schema(

@@ -7,13 +7,14 @@ that read it.
 
 import hashlib
 import logging
+import os
 import pickle
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -34,10 +35,16 @@ from jobs.runtime.work import Clock, DecodedBatch, Receipt, SliceReader, SliceWr
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
 USUAL_ROWS = 512
 """rows of a slice, to reserve memory by, where the plan does not know them"""
+CALLS_PER_ACTOR = 2
+"""slices that an actor works on: one is read, decoded or written while the other is inferred"""
+TRIAL_CPUS = 8
+"""at most, for the one task that tries a run's operator out"""
 PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
 
 
@@ -65,7 +72,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
         run_uri=run.uri,
         decoder=work.decoder,
         timeout_s=resources.decode_timeout_s,
-        batch_size=resources.batch_size,
+        batch_size=work.batch_size,
     )
     try:
         dataset = _dataset(run, plan.todo, work, args, pool)
@@ -81,7 +88,7 @@ def _dataset(
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.execution_options.preserve_order = False
-    slices = ray.data.from_arrow(_describe(todo))
+    slices = _describe(todo)
     if pool.placement == "apart":
         slices = slices.map_batches(
             partial(decode_slices, key=pickle.dumps(args)),
@@ -99,14 +106,46 @@ def _dataset(
             "work": replace(work, files={}),
             "files": {field: path if alone else _ship(path) for field, path in work.files.items()},
             "reader_args": args,
+            "threads": pool.threads,
         },
         batch_size=1,
         batch_format="pyarrow",
         zero_copy_batch=True,
-        compute=ActorPoolStrategy(min_size=1, max_size=actors, initial_size=actors),
+        compute=ActorPoolStrategy(
+            min_size=1,
+            max_size=actors,
+            initial_size=actors,
+            max_tasks_in_flight_per_actor=CALLS_PER_ACTOR + 1,
+            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            enable_true_multi_threading=True,
+        ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
     )
+
+
+def call_on_ray(function: Callable[[], Answer], resources: Resources) -> Answer:
+    """`function()` as one task on a node of the run's kind: on all its CPUs, or on a GPU.
+
+    The process ends with the task, and what it imported leaves memory.
+    """
+    start_ray(resources)
+    total = ray.cluster_resources()
+    pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
+    largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
+    gpus = pool.gpus_per_actor
+    cpus = 1 if gpus else min(largest, TRIAL_CPUS)
+    try:
+        return ray.get(_call.options(num_cpus=cpus, num_gpus=gpus or None).remote(function))
+    except RayTaskError as failure:
+        if isinstance(failure, ValueError):  # Ray raises a class of both
+            raise ValueError(str(failure.cause)) from failure
+        raise RuntimeError(_cause(failure)) from failure
+
+
+@ray.remote(max_calls=1)
+def _call(function: Callable[[], Answer]) -> Answer:
+    return function()
 
 
 def num_nodes() -> int:
@@ -120,14 +159,13 @@ def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:
     return 2 * max(rows, USUAL_ROWS) * int(np.prod(decoder.shape))
 
 
-def _describe(todo: Sequence[Slice]) -> list[pa.Table]:
-    """Tables with a row per slice: one slice each, several where there are very many."""
-    step = -(-len(todo) // MAX_BLOCKS)
-    groups = [todo[first : first + step] for first in range(0, len(todo), step)]
-    return [
-        pa.table([[pickle.dumps(s) for s in group], [b""] * len(group)], schema=PAYLOAD)
-        for group in groups
-    ]
+def _describe(todo: Sequence[Slice]) -> ray.data.Dataset:
+    """A row per slice, one slice a block; several where there are very many.
+
+    Made of items, whose blocks the driver makes itself: `from_arrow` has a task look at them.
+    """
+    items = [{"slice": pickle.dumps(piece), "batch": b""} for piece in todo]
+    return ray.data.from_items(items, override_num_blocks=min(len(items), MAX_BLOCKS))
 
 
 def _cause(failure: RayTaskError) -> str:
@@ -178,28 +216,41 @@ class SliceActor:
         work: Work,
         files: Mapping[str, "str | Shipped"],
         reader_args: ReaderArgs,
+        threads: int,
     ) -> None:
+        os.environ["OMP_NUM_THREADS"] = str(threads)  # before any library looks
         local = {field: str(unpack_file(file)) for field, file in files.items()}
         work = replace(work, files=local)
         uri, storage, manifest = run_args
         self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
         self.args = reader_args
+        self.readers: list[SliceReader] = []  # those that no call is using
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Slices to receipts."""
+        """Slices to receipts. Called by two threads: while one infers, one reads or writes."""
         done = []
         for number in range(table.num_rows):
             piece: Slice = pickle.loads(table["slice"][number].as_py())
             payload = table["batch"][number].as_buffer()
-            laps = Clock()
             if payload.size:
+                laps = Clock()
                 seconds, batches = _unpack(memoryview(payload))
                 laps.seconds.update(seconds)
+                receipt = self.writer.write(piece, batches, laps)
             else:
-                reader = _reader(pickle.dumps(self.args))
-                batches = reader.read(piece, self.args.batch_size, laps)
-            done.append(pickle.dumps(self.writer.write(piece, batches, laps)))
+                receipt = self._read_and_write(piece)
+            done.append(pickle.dumps(receipt))
         return pa.table({"receipt": pa.array(done, pa.binary())})
+
+    def _read_and_write(self, piece: Slice) -> Receipt:
+        args, laps = self.args, Clock()
+        try:
+            reader = self.readers.pop()
+        except IndexError:
+            reader = SliceReader(args.origin, args.run_uri, args.decoder, args.timeout_s)
+        receipt = self.writer.write(piece, reader.read(piece, args.batch_size, laps), laps)
+        self.readers.append(reader)
+        return receipt
 
 
 @dataclass(frozen=True, kw_only=True)

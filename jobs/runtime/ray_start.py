@@ -1,14 +1,16 @@
 """Starting Ray on this machine, quietly, or joining the cluster that is there."""
 
+import importlib
 import json
 import logging
 import os
+import threading
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from jobs.runtime.resources import Resources, local_cpus
+from jobs.runtime.resources import Resources, joins_cluster, local_cpus
 
 QUIET = {
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -37,12 +39,11 @@ def start_ray(resources: Resources) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
     cpus = local_cpus(resources)
+    # Ray's processes take seconds to answer: time to import what the driver needs next
+    importing = threading.Thread(target=importlib.import_module, args=["ray.data"])
+    importing.start()
     ray.init(address="local", num_cpus=cpus, include_dashboard=resources.verbose, **options)
-
-
-def joins_cluster() -> bool:
-    """True where a cluster is named by the environment."""
-    return bool(os.environ.get("RAY_ADDRESS"))
+    importing.join()
 
 
 def _packages() -> dict[str, Any] | None:

@@ -22,8 +22,8 @@ class Resources:
     """CPUs that an actor without GPU reserves"""
     gpus_per_actor: float = 1.0
     """GPUs that an actor reserves where the cluster has any; 0: stay on CPUs"""
-    batch_size: int = 32
-    """images per call of the operator"""
+    batch_size: int = 0
+    """images per call of the operator; 0: 32 on CPUs, on GPUs as many as measure best"""
     max_failed_fraction: float = 0.01
     """more failed rows than this end the run with exit code 3; judged from 100 rows on"""
     num_cpus: int = 0
@@ -34,10 +34,9 @@ class Resources:
     """show Ray's own messages and start its dashboard"""
 
     def __post_init__(self) -> None:
-        if self.batch_size < 1:
-            raise ValueError(f"resources.batch_size: {self.batch_size}, must be at least 1")
-        if self.actors < 0 or self.num_cpus < 0:
-            raise ValueError("resources.actors, resources.num_cpus: must not be negative")
+        for name in ("batch_size", "actors", "num_cpus"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"resources.{name}: {getattr(self, name)}, must not be negative")
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(
                 f"resources.max_failed_fraction: {self.max_failed_fraction}, must be in 0..1"
@@ -54,12 +53,15 @@ class Pool:
     actors: int
     cpus_per_actor: float
     gpus_per_actor: float
+    threads: int
+    """of each actor: all together they use the CPUs, none is left idle or fought for"""
 
     def __str__(self) -> str:
         each = f"{self.cpus_per_actor:g} CPU" + (
             f" and {self.gpus_per_actor:g} GPU" if self.gpus_per_actor else ""
         )
-        return f"{self.actors} actors of {each}, decode {self.placement}"
+        threads = f"{self.threads} thread" + ("s" if self.threads > 1 else "")
+        return f"{self.actors} actors of {each}, {threads}, decode {self.placement}"
 
 
 def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
@@ -90,9 +92,15 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
         actors=actors,
         cpus_per_actor=per_actor,
         gpus_per_actor=resources.gpus_per_actor if on_gpu else 0.0,
+        threads=max(1, int(cpus / actors)),
     )
 
 
 def local_cpus(resources: Resources) -> int:
     """CPUs that a local Ray would have."""
     return resources.num_cpus or len(os.sched_getaffinity(0))
+
+
+def joins_cluster() -> bool:
+    """True where a cluster is named by the environment."""
+    return bool(os.environ.get("RAY_ADDRESS"))

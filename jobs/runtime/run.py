@@ -24,6 +24,7 @@ from jobs.runtime.storage import Entry, Storage, absolute, join
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
+PLAN = "plan.parquet"
 VERSIONED = ("argus", "ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
 
 
@@ -78,12 +79,16 @@ class Run:
             "started": now,
             "attempts": (known["attempts"] if known else 0) + 1,
         }
-        kept = ("counts", "seconds", "rows_of_attempt", "weights", "status", "finished")
+        kept = ("counts", "seconds", "rows_of_attempt", "weights", "network", "status", "finished")
         run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
         try:
             yield run
+        except ValueError:
+            if known is None and not run.is_written:  # refused: nothing of it stays
+                storage.delete(run.path(PLAN))
+            raise
         finally:
-            if run.is_written and run.manifest["status"] == "running":
+            if run.is_written and run.manifest.get("status") == "running":
                 run.note(status="interrupted")
 
     is_written = False

@@ -5,6 +5,7 @@ read -> decode (child process) -> operator -> part-<slice_id>.parquet -> receipt
 
 import dataclasses
 import re
+import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
@@ -53,6 +54,8 @@ class Work:
     """fields of `config` that name a file, and where it lies; other nodes get a copy"""
     metadata: Mapping[str, str]
     """written into every part"""
+    batch_size: int = 32
+    """images per call of the operator"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -154,13 +157,14 @@ class _Lap:
 
 
 class SliceWriter:
-    """Runs the operator over decoded slices and puts their parts."""
+    """Runs the operator over decoded slices and puts their parts; one batch at a time infers."""
 
     def __init__(self, run: Run, work: Work) -> None:
         self.run = run
         self.work = work
         self.operator = work.operator(dataclasses.replace(work.config, **work.files))
         self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
+        self.lock = threading.Lock()
 
     def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:
         """Infer, put the part whole, and say what was done.
@@ -186,7 +190,7 @@ class SliceWriter:
     def infer(self, batch: DecodedBatch, clock: Clock) -> pa.Table:
         """The rows of a batch, in order, with the operator's columns; failed ones have nulls."""
         good = [not row.error for row in batch.rows]
-        with clock.measure("operate"):
+        with self.lock, clock.measure("operate"):
             added = self.operator({"pixels": batch.pixels}) if any(good) else {}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())

@@ -23,7 +23,9 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.untrained import save_untrained
-from vision_ops.checkpoint import Card, save_checkpoint
+from vision_ops.card import Card
+from vision_ops.checkpoint import save_checkpoint
+from vision_ops.decode import DecodeConfig
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights.convert import read_state
@@ -165,7 +167,8 @@ def test_published_weights_answer_as_a_plain_script_does(shared_data: Path, tmp_
         Source(uri=str(tmp_path / "in")),
         ClassifierConfig(weights=f"{tmp_path}/w.safetensors"),
     )
-    table = table_of(main(Config(data=data, op=op, resources=INLINE, out=str(tmp_path / "out"))))
+    decode, out = DecodeConfig(mode="exact"), str(tmp_path / "out")
+    table = table_of(main(Config(data=data, op=op, decode=decode, resources=INLINE, out=out)))
 
     assert table["label"].to_pylist() == [card.classes[i] for i in indices]
     assert np.allclose(table["confidence"].to_numpy(), expected, atol=1e-4)

@@ -26,7 +26,8 @@ from jobs.train_classifier import (
     parse,
 )
 from vision_ops.augment import AugmentConfig
-from vision_ops.checkpoint import load_checkpoint, read_card
+from vision_ops.card import read_card
+from vision_ops.checkpoint import load_checkpoint
 from vision_ops.learners.classify import ClassifierLearner, ModelConfig, OptimConfig
 from vision_ops.preprocess import Preprocess
 

@@ -10,7 +10,7 @@ import tyro
 
 from jobs import weights
 from jobs.weights import Changes, Config, Import, Pull, Show, Verify, main
-from vision_ops.checkpoint import read_card, sha256_file
+from vision_ops.card import read_card, sha256_file
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 

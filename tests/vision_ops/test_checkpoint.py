@@ -11,16 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 
-from vision_ops.checkpoint import (
-    CARD_KEY,
-    Card,
-    card_from_json,
-    card_to_json,
-    load_checkpoint,
-    read_card,
-    save_checkpoint,
-    sha256_file,
-)
+from vision_ops.card import CARD_KEY, Card, card_from_json, card_to_json, read_card, sha256_file
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 

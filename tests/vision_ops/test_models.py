@@ -9,14 +9,8 @@ import torch
 from torch import nn
 from torchvision import models as torchvision_models
 
-from vision_ops.models import (
-    FIXED_SIZE_PX,
-    NETWORKS,
-    build,
-    embed,
-    embedding_size,
-    logits_and_embeddings,
-)
+from vision_ops.card import FIXED_SIZE_PX
+from vision_ops.models import NETWORKS, build, embed, embedding_size, logits_and_embeddings
 from vision_ops.models.activations import ACTIVATIONS
 from vision_ops.models.external import AUXILIARY
 

@@ -13,7 +13,8 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from vision_ops.checkpoint import Card, load_checkpoint, save_checkpoint, sha256_file
+from vision_ops.card import Card, sha256_file
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights import CONNECT_TIMEOUT_S, resolve, why_unreachable

@@ -11,7 +11,8 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.torch import save_file
 from torch import nn
 
-from vision_ops.checkpoint import load_checkpoint, read_card, sha256_file
+from vision_ops.card import read_card, sha256_file
+from vision_ops.checkpoint import load_checkpoint
 from vision_ops.models import build, logits_and_embeddings
 from vision_ops.operators.classify import Classifier, ClassifierConfig
 from vision_ops.preprocess import Preprocess

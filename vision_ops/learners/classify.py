@@ -14,8 +14,9 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vision_ops.augment import AugmentConfig, augment
-from vision_ops.checkpoint import Card, save_checkpoint
-from vision_ops.models import FIXED_SIZE_PX, build, embedding_size
+from vision_ops.card import FIXED_SIZE_PX, Card
+from vision_ops.checkpoint import save_checkpoint
+from vision_ops.models import build, embedding_size
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 

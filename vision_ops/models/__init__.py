@@ -26,11 +26,6 @@ NETWORKS: dict[str, Callable[[int, str], nn.Module]] = {
     "cnn_cifar10": CnnCifar10,
     "residual": Residual,
 }
-FIXED_SIZE_PX: dict[str, int] = {
-    "cnn_224": Cnn224.size_px,
-    "cnn_cifar10": CnnCifar10.size_px,
-}
-"""the networks of ours that take square pictures of one size only"""
 
 
 @runtime_checkable
@@ -65,15 +60,6 @@ def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module
     return build_function(network, num_classes)
 
 
-def check_size(network: str, height_px: int, width_px: int) -> None:
-    """Raise ValueError where a network of one size only is given another."""
-    size = FIXED_SIZE_PX.get(network)
-    if size is not None and (height_px, width_px) != (size, size):
-        raise ValueError(
-            f"{network} takes pictures of {size} x {size} pixels, not {height_px} x {width_px}"
-        )
-
-
 def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
     """The classifier's last layer: the last nn.Linear or nn.Conv2d. Raises ValueError if none."""
     heads = [layer for layer in model.modules() if isinstance(layer, nn.Linear | nn.Conv2d)]
@@ -96,7 +82,7 @@ def logits_and_embeddings(
         hook.remove()
     if not seen:
         raise ValueError(f"{type(model).__name__}: its last layer took no part in the forward pass")
-    return logits, _averaged(seen[-1], len(images))
+    return logits, _averaged(seen[-1])
 
 
 def embed(model: nn.Module, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
@@ -116,8 +102,8 @@ def embedding_size(model: nn.Module, height_px: int, width_px: int) -> int:
     return size
 
 
-def _averaged(features: Tensor, batch_size: int) -> Tensor:
+def _averaged(features: Tensor) -> Tensor:
     """(B, E) from (B, E), or from a map (B, E, h, w); tokens (B, N, E) are averaged as well."""
-    if features.ndim == 3:
-        return features.mean(dim=1)
-    return features.reshape(batch_size, features.shape[1], -1).mean(dim=2)
+    if features.ndim == 2:
+        return features
+    return features.mean(dim=1) if features.ndim == 3 else features.flatten(2).mean(dim=2)

@@ -17,12 +17,15 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from vision_ops.checkpoint import CARD_FORMAT, Card, is_onnx, read_card, sha256_file
-from vision_ops.weights.hub import Published, make_checkpoint, published
+from vision_ops.card import CARD_FORMAT, Card, is_compiled, is_onnx, read_card, sha256_file
 from vision_ops.weights.licence import refuse_non_commercial
+
+if TYPE_CHECKING:
+    from vision_ops.weights.hub import Published
 
 CONNECT_TIMEOUT_S = 0.7
 """patience with a hub that does not answer, name lookup included"""
@@ -57,6 +60,8 @@ def resolve(name: str, fetch: Callable[[str], Path], *, accept_licence: bool = F
     non-commercial use that was not accepted.
     """
     if name.startswith(HUBS):
+        from vision_ops.weights.hub import published  # torchvision: 5 s that a file does without
+
         return _from_hub(published(name), fetch, accept_licence=accept_licence)
     path = _fetched(name, fetch) if name.startswith(REMOTE) else _local(name)
     resolved = _resolved(path, name)
@@ -76,7 +81,8 @@ def _resolved(path: Path, source: str) -> Resolved:
 def _local(name: str) -> Path:
     path = Path(name).expanduser()
     if path.is_file():
-        if path.suffix.lower() != ".safetensors" and not is_onnx(path):
+        known = path.suffix.lower() == ".safetensors" or is_onnx(path) or is_compiled(path)
+        if not known:
             raise ValueError(
                 f"weights {name}: not a checkpoint (.safetensors, .onnx); "
                 "`python -m jobs.weights import` makes one of a state file"
@@ -102,16 +108,18 @@ def _fetched(uri: str, fetch: Callable[[str], Path]) -> Path:
         ) from absent
 
 
-def _from_hub(item: Published, fetch: Callable[[str], Path], *, accept_licence: bool) -> Resolved:
+def _from_hub(item: "Published", fetch: Callable[[str], Path], *, accept_licence: bool) -> Resolved:
     refuse_non_commercial(item.origin.licence, item.name, accept_licence=accept_licence)
     slug = re.sub(r"[^\w.-]+", "-", item.name)
     target = cache_folder() / "weights" / f"{slug}.card{CARD_FORMAT}.safetensors"
     if not target.is_file():
+        from vision_ops.weights.hub import make_checkpoint
+
         make_checkpoint(item, _state_file(item, target, fetch), target)
     return _resolved(target, item.name)
 
 
-def _state_file(item: Published, target: Path, fetch: Callable[[str], Path]) -> Path:
+def _state_file(item: "Published", target: Path, fetch: Callable[[str], Path]) -> Path:
     """The published file: from the publisher's own cache, else fetched; its hash is checked."""
     path = next((place for place in item.places if place.is_file()), None)
     if path is None:

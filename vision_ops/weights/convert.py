@@ -12,16 +12,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vision_ops.checkpoint import (
-    CARD_KEY,
-    Card,
-    card_to_json,
-    load_state,
-    save_checkpoint,
-    sha256_file,
-    write_whole,
-)
-from vision_ops.models import build, check_size, logits_and_embeddings
+from vision_ops.card import CARD_KEY, Card, card_to_json, check_size, sha256_file, write_whole
+from vision_ops.checkpoint import load_state, save_checkpoint
+from vision_ops.models import build, logits_and_embeddings
 from vision_ops.models.external import AUXILIARY
 from vision_ops.preprocess import Preprocess
 

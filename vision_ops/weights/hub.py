@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 import torch
 
-from vision_ops.checkpoint import Card
+from vision_ops.card import Card
 from vision_ops.models.external import AUXILIARY, build_torchvision, import_timm
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights.convert import Origin, convert, save_with_card

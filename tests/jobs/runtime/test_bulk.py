@@ -208,12 +208,13 @@ def test_single_images_are_read_again_by_id(undisturbed: tuple[Path, Path]):
 @pytest.mark.parametrize(
     ("options", "cpus", "gpus", "told"),
     [
-        ({}, 8, 0, "8 actors of 1 CPU, decode together"),
-        ({"placement": "apart"}, 8, 0, "7 actors of 1 CPU, decode apart"),
-        ({}, 8, 2, "2 actors of 0 CPU and 1 GPU, decode apart"),
-        ({"gpus_per_actor": 0.5}, 8, 2, "4 actors of 0 CPU and 0.5 GPU, decode apart"),
-        ({"gpus_per_actor": 0}, 8, 2, "8 actors of 1 CPU, decode together"),
-        ({"placement": "together"}, 1, 2, "1 actors of 1 CPU and 1 GPU, decode together"),
+        ({}, 8, 0, "8 actors of 1 CPU, 1 thread, decode together"),
+        ({"placement": "apart"}, 8, 0, "7 actors of 1 CPU, 1 thread, decode apart"),
+        ({}, 8, 2, "2 actors of 0 CPU and 1 GPU, 4 threads, decode apart"),
+        ({"gpus_per_actor": 0.5}, 8, 2, "4 actors of 0 CPU and 0.5 GPU, 2 threads, decode apart"),
+        ({"gpus_per_actor": 0}, 8, 2, "8 actors of 1 CPU, 1 thread, decode together"),
+        ({"actors": 2}, 8, 0, "2 actors of 1 CPU, 4 threads, decode together"),
+        ({"placement": "together"}, 1, 2, "1 actors of 1 CPU and 1 GPU, 1 thread, decode together"),
     ],
 )
 def test_the_pool_follows_from_the_machine(

@@ -98,6 +98,7 @@ def run_toy(
         columns=COLUMNS,
         files={"weights": str(weights)},
         metadata={"weights": "toy"},
+        batch_size=resources.batch_size or 32,
     )
     identity = {"data": origin.source}
     with Run.open(str(out), job="toy", config=resources, identity=identity, storage=opened) as run:

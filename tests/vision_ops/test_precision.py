@@ -1,0 +1,260 @@
+"""Back ends answer as torch does in fp32; what is chosen is fast and true, and is remembered."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tests.vision_ops.test_operators import NETWORKS, make_checkpoint
+from vision_ops.card import Card, read_card, sha256_file
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
+from vision_ops.models import build, embedding_size
+from vision_ops.normalize import normalize
+from vision_ops.precision import in_passes, open_network
+from vision_ops.precision.choose import Sample, agreement, choose, cosine
+from vision_ops.precision.openvino_network import convert, native, quantise
+from vision_ops.precision.verdicts import Request, recall
+from vision_ops.preprocess import Preprocess
+
+SIZE = 48
+
+
+class WithSvd(nn.Module):
+    """A network that OpenVINO has no way to hold."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.head = nn.Linear(3, num_classes)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(torch.linalg.svdvals(images.mean(dim=3).mT).float()[:, :3])
+
+
+def with_svd(num_classes: int) -> nn.Module:
+    return WithSvd(num_classes)
+
+
+def pictures(count: int, seed: int = 0, size: int = SIZE) -> np.ndarray:
+    """Smooth random pictures, read-only as the engine's are."""
+    generator = np.random.default_rng(seed)
+    coarse = generator.integers(0, 256, (count, 6, 6, 3), dtype=np.uint8)
+    pixels = np.ascontiguousarray(coarse.repeat(size // 6, 1).repeat(size // 6, 2))
+    pixels.flags.writeable = False
+    return pixels
+
+
+def checkpoint(path: Path, network: str, preprocess: Preprocess, *, sure: bool = False) -> Path:
+    """Random weights whose label depends on the picture; `sure`: it is class 3 by a wide lead."""
+    torch.manual_seed(0)
+    model = build(network, 50).eval()
+    bias = model.get_submodule("head").get_parameter("bias")
+    with torch.no_grad():
+        seen = normalize(pictures(64, size=preprocess.width_px), preprocess, "cpu")
+        bias -= model(seen[:, :, : preprocess.height_px]).mean(dim=0)
+        bias[3] += 1000 * sure
+    card = Card(
+        network=network,
+        classes=tuple(f"class {index}" for index in range(50)),
+        preprocess=preprocess,
+        licence="CC0",
+        source="random",
+        embedding_size=embedding_size(model, preprocess.height_px, preprocess.width_px),
+    )
+    save_checkpoint(path, model, card)
+    return path
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("precision")
+
+
+@pytest.fixture(scope="module")
+def weights(folder: Path) -> Path:
+    return checkpoint(folder / "w.safetensors", "residual", Preprocess(height_px=48, width_px=48))
+
+
+@pytest.fixture(scope="module")
+def sample() -> Sample:
+    judged = pictures(40, seed=1)
+    return Sample(judged=judged, exact=judged, calibration=pictures(32, seed=2))
+
+
+def request_for(weights: Path, folder: Path, **fields: object) -> Request:
+    request = Request(
+        weights=str(weights), sha256=sha256_file(weights), folder=str(folder), sample="a"
+    )
+    return replace(request, **fields)  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_a_compiled_network_answers_as_torch_does(tmp_path, network):
+    path = make_checkpoint(tmp_path / "w.safetensors", network)
+    preprocess = read_card(path).preprocess
+    size = preprocess.height_px
+    (tmp_path / "n.openvino").write_bytes(convert(path))
+    pixels = np.random.default_rng(0).integers(0, 256, (37, size, size, 3), dtype=np.uint8)
+    ours, theirs = open_network(tmp_path / "n.openvino"), open_network(path)
+    assert (ours.back_end, theirs.back_end) == ("openvino", "torch")
+    assert ours.card == theirs.card
+    for found, expected in zip(ours(pixels), theirs(pixels), strict=True):
+        assert found.shape == expected.shape
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-3 * np.abs(expected).max())
+
+
+def test_channel_order_scale_mean_and_std_are_in_the_compiled_network(tmp_path):
+    odd = Preprocess(
+        height_px=36, width_px=48, channels="BGR", scale=1.0, mean=(90, 100, 110), std=(50, 60, 70)
+    )
+    path = checkpoint(tmp_path / "w.safetensors", "residual", odd)
+    (tmp_path / "n.openvino").write_bytes(convert(path))
+    pixels = pictures(5)[:, :36]
+    model, _ = load_checkpoint(path, "cpu")
+    images = torch.tensor((pixels[..., ::-1] - np.array(odd.mean)) / np.array(odd.std))
+    with torch.inference_mode():
+        expected = model(images.float().permute(0, 3, 1, 2)).numpy()
+    np.testing.assert_allclose(
+        open_network(tmp_path / "n.openvino")(pixels)[0], expected, rtol=1e-3, atol=1e-4
+    )
+
+
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_compiled_networks_give_the_same_bits_for_any_batching_and_threads(
+    weights, tmp_path, monkeypatch, precision
+):
+    data = convert(weights)
+    path = tmp_path / "n.openvino"
+    path.write_bytes(data if precision == "fp32" else quantise(data, pictures(32, seed=2)))
+    pixels = pictures(70)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    whole = open_network(path, precision)(pixels)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    network = open_network(path, precision)
+    for step in (1, 7, 33):
+        parts = [network(pixels[start : start + step]) for start in range(0, 70, step)]
+        for column, expected in enumerate(whole):
+            assert np.array_equal(np.concatenate([part[column] for part in parts]), expected)
+
+
+@pytest.mark.parametrize(("rows", "calls"), [(0, 1), (1, 1), (4, 1), (5, 2), (9, 3)])
+def test_every_pass_is_full_and_rows_stay_in_order(rows, calls):
+    seen = []
+
+    def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        seen.append(len(pixels))
+        numbers = pixels[:, 0, 0, :1].astype(np.float32)
+        return numbers, -numbers
+
+    pixels = np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, axis=3)
+    logits, features = in_passes(pixels, 4, forward)
+    assert seen == [4] * calls
+    assert logits[:, 0].tolist() == (-features[:, 0]).tolist() == list(range(rows))
+
+
+def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):
+    path = checkpoint(
+        folder / "sure.safetensors", "residual", Preprocess(height_px=48, width_px=48), sure=True
+    )
+    request = request_for(path, folder / "auto")
+    assert recall(request) is None
+    verdict, file = choose(request, sample)
+    assert set(verdict.rates) >= {"fp32 openvino", "int8 openvino"}
+    chosen = f"{verdict.precision} {verdict.back_end}"
+    assert verdict.rates[chosen] == max(verdict.rates.values())
+    assert (verdict.agreement, verdict.judged) == (1.0, 40)
+    assert verdict.sha256 == sha256_file(file)
+    assert open_network(file, verdict.precision)(sample.judged)[0].argmax(axis=1).tolist() == [
+        3
+    ] * len(sample.judged)
+    assert recall(request) == (verdict, file)
+    assert recall(replace(request, sample="b")) is None
+    assert recall(replace(request, embeddings=True)) is None
+
+
+def test_what_disagrees_is_refused_with_its_figure(weights, folder, sample):
+    blurred = np.random.default_rng(5).integers(0, 256, sample.judged.shape, dtype=np.uint8)
+    strange = replace(sample, judged=blurred)  # as if the run decoded something else
+    verdict, _ = choose(request_for(weights, folder / "strange"), strange)
+    assert verdict.precision == "fp32"
+    assert "labels are those of fp32 (99% wanted)" in verdict.refused["int8 openvino"]
+
+
+def test_embeddings_are_judged_only_where_they_are_kept(folder, sample):
+    path = checkpoint(
+        folder / "e.safetensors", "residual", Preprocess(height_px=48, width_px=48), sure=True
+    )
+    strange = replace(sample, judged=pictures(40, seed=9))  # same label, other features
+    request = request_for(path, folder / "embeddings")
+    assert "int8 openvino" not in choose(request, strange)[0].refused
+    kept = choose(replace(request, embeddings=True), strange)[0]
+    assert kept.precision == "fp32"
+    assert "cosine" in kept.refused["int8 openvino"]
+
+
+def test_a_precision_asked_for_is_taken_with_its_agreement(weights, folder, sample):
+    verdict, file = choose(request_for(weights, folder / "int8", precision="int8"), sample)
+    truth = open_network(weights)(sample.exact)[0]
+    assert verdict.precision == "int8"
+    assert verdict.agreement == agreement(open_network(file, "int8")(sample.judged)[0], truth)
+
+
+def test_kept_files_that_are_damaged_or_gone_are_made_again(weights, folder, sample):
+    request = request_for(weights, folder / "damaged", precision="int8")
+    verdict, file = choose(request, sample)
+    file.unlink()
+    assert recall(request) is None
+    assert choose(request, sample)[0].precision == "int8"
+    for kept in (folder / "damaged" / "verdicts").iterdir():
+        kept.write_text(json.dumps({"verdict": {"precision": "int8"}}))
+    assert recall(request) is None
+    assert choose(request, sample)[0].machine == verdict.machine
+
+
+def test_what_cannot_be_had_is_refused_and_says_what_can(weights, folder, sample):
+    absent = {"bf16", "fp16"} - set(native())
+    for precision in sorted(absent):
+        with pytest.raises(ValueError, match=f"op.precision {precision}"):
+            choose(request_for(weights, folder / "absent", precision=precision), sample)
+    empty = replace(sample, calibration=pictures(0))
+    with pytest.raises(ValueError, match="no images beside the judged ones to calibrate by"):
+        choose(request_for(weights, folder / "absent", precision="int8"), empty)
+    with pytest.raises(ValueError, match="no image to judge it by"):
+        choose(request_for(weights, folder / "absent", precision="int8"), None)
+
+
+def test_a_network_that_cannot_be_compiled_is_run_by_torch_and_that_is_said(folder, sample):
+    path = checkpoint(
+        folder / "svd.safetensors",
+        "tests.vision_ops.test_precision:with_svd",
+        Preprocess(height_px=48, width_px=48),
+    )
+    verdict, file = choose(request_for(path, folder / "svd"), sample)
+    assert (verdict.precision, verdict.back_end, file) == ("fp32", "torch", path)
+    assert "OpenVINO cannot convert it" in verdict.refused["fp32 openvino"]
+
+
+def test_files_in_another_precision_or_broken_are_refused(weights, tmp_path):
+    path = tmp_path / "n.openvino"
+    path.write_bytes(convert(weights))
+    with pytest.raises(ValueError, match="was compiled in fp32"):
+        open_network(path, "int8")
+    with pytest.raises(ValueError, match="a compiled network"):
+        load_checkpoint(path, "cpu")
+    path.write_bytes(path.read_bytes()[:1000])
+    with pytest.raises(ValueError, match="not a whole compiled network"):
+        open_network(path)
+    with pytest.raises(ValueError, match="no images"):
+        quantise(convert(weights), pictures(0))
+
+
+def test_agreement_and_cosine_by_hand():
+    truth = np.array([[1, 0], [0, 1], [2, 1], [0, 3]], np.float32)
+    found = np.array([[5, 0], [1, 0], [3, 1], [0, 1]], np.float32)
+    assert agreement(found, truth) == 0.75
+    rows = np.array([[1, 0], [1, 1], [0, 0], [0, 0]], np.float32)
+    others = np.array([[2, 0], [1, 0], [0, 0], [1, 0]], np.float32)
+    assert cosine(rows, others) == pytest.approx((1 + 0.5**0.5 + 1 + 0) / 4)

@@ -1,0 +1,196 @@
+"""The card of a network: what its weights mean, and how it is read from their file.
+
+Light on purpose (safetensors' header alone): drivers read cards and start without torch. The card
+is JSON under `argus_card` in the header of a safetensors file, in the metadata of an ONNX file, in
+`card.json` of a network compiled by `vision_ops.precision`.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+import zipfile
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+
+from vision_ops.preprocess import Preprocess
+
+CARD_KEY = "argus_card"
+COMPILED_SUFFIX = ".openvino"
+FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32}
+"""the networks of ours that take square pictures of one size only"""
+CARD_FORMAT = 1
+"""raised when a field changes its meaning or goes; read_card refuses what it does not know"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Card:
+    """What a network's weights mean: enough to run them and to say where they come from."""
+
+    network: str
+    """a name that models.build knows, or `onnx` where the file holds the network itself"""
+    activation: str = "relu"
+    """relu, sigmoid or tanh; networks of ours only"""
+    classes: tuple[str, ...]
+    """class names, in the order of the logits"""
+    preprocess: Preprocess
+    """how pictures become the network's input"""
+    licence: str
+    """of the weights: an SPDX name, a person's words, or `unknown`"""
+    source: str
+    """where the weights come from: a URL, a file name, a training run"""
+    parent: str = ""
+    """sha256 of the checkpoint or state file that it was made from"""
+    embedding_size: int
+    """length of the penultimate features"""
+
+    def __post_init__(self) -> None:
+        if not self.classes or len(set(self.classes)) != len(self.classes):
+            twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
+            raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
+        if self.embedding_size < 1:
+            raise ValueError(f"embedding_size {self.embedding_size}: must be at least 1")
+        check_size(self.network, self.preprocess.height_px, self.preprocess.width_px)
+
+
+def check_size(network: str, height_px: int, width_px: int) -> None:
+    """Raise ValueError where a network of one size only is given another."""
+    size = FIXED_SIZE_PX.get(network)
+    if size is not None and (height_px, width_px) != (size, size):
+        raise ValueError(
+            f"{network} takes pictures of {size} x {size} pixels, not {height_px} x {width_px}"
+        )
+
+
+def read_card(path: str | Path) -> Card:
+    """The card of a checkpoint, from the header alone. Raises ValueError, naming the file."""
+    if is_onnx(path):
+        from vision_ops.models.onnx_file import read_metadata  # the one module of the extra
+
+        text = read_metadata(_existing(path)).get(CARD_KEY)
+    elif is_compiled(path):
+        text = _read_compiled(_existing(path))
+    else:
+        text = _read_header(_existing(path))
+    if text is None:
+        raise ValueError(
+            f"{path}: has no Argus card; `python -m jobs.weights import` makes a checkpoint of it"
+        )
+    try:
+        return card_from_json(text)
+    except ValueError as wrong:
+        raise ValueError(f"{path}: {wrong}") from wrong
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hexadecimal sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def is_onnx(path: str | Path) -> bool:
+    """Whether a file's name says that it is ONNX."""
+    return str(path).lower().endswith(".onnx")
+
+
+def is_compiled(path: str | Path) -> bool:
+    """Whether a file's name says that it is a network compiled by `vision_ops.precision`."""
+    return str(path).endswith(COMPILED_SUFFIX)
+
+
+def write_whole(path: str | Path, data: bytes) -> None:
+    """Write a local file by a temporary one and a rename; folders are made."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
+
+
+def card_to_json(card: Card) -> str:
+    """The card as it stands in a file: one JSON object with `format` beside the fields."""
+    return json.dumps({"format": CARD_FORMAT} | asdict(card), ensure_ascii=False)
+
+
+def card_from_json(text: str) -> Card:
+    """The reverse of card_to_json. Raises ValueError for any other format, field or type."""
+    try:
+        values = json.loads(text)
+    except json.JSONDecodeError as wrong:
+        raise ValueError(f"card is not JSON: {wrong}") from wrong
+    if not isinstance(values, dict):
+        raise ValueError(f"card is a {type(values).__name__}, not an object")
+    version = values.pop("format", None)
+    if version != CARD_FORMAT:
+        raise ValueError(f"card of format {version!r}; this Argus reads format {CARD_FORMAT}")
+    _check_fields(values, Card, "card")
+    _check_fields(values["preprocess"], Preprocess, "card.preprocess")
+    preprocess: dict[str, Any] = {
+        name: tuple(map(float, value)) if isinstance(value, list) else value
+        for name, value in values["preprocess"].items()
+    }
+    preprocess["scale"] = float(preprocess["scale"])
+    changed = {"classes": tuple(values["classes"]), "preprocess": Preprocess(**preprocess)}
+    return Card(**(values | changed))
+
+
+JSON_TYPES: dict[object, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int)}
+"""what a field's JSON may be; tuples are lists, literals are strings"""
+
+
+def _check_fields(values: object, kind: type[Card] | type[Preprocess], where: str) -> None:
+    if not isinstance(values, dict):
+        raise ValueError(f"{where} is a {type(values).__name__}, not an object")
+    known = {field.name: field.type for field in fields(kind)}
+    if unknown := sorted(set(values) - set(known)):
+        raise ValueError(f"{where} has fields that this Argus does not know: {unknown}")
+    if missing := [name for name in known if name not in values]:
+        raise ValueError(f"{where} lacks {missing}")
+    for name, annotation in known.items():
+        if not _is_of(values[name], annotation):
+            raise ValueError(f"{where}.{name} {str(values[name])[:80]!r}: not {annotation}")
+
+
+def _is_of(value: object, annotation: object) -> bool:
+    if annotation is Preprocess:
+        return isinstance(value, dict)
+    if str(annotation).startswith("tuple"):
+        inner = (str,) if "str" in str(annotation) else (float, int)
+        return isinstance(value, list) and all(
+            isinstance(item, inner) and not isinstance(item, bool) for item in value
+        )
+    accepted = JSON_TYPES.get(annotation, (str,))
+    return isinstance(value, accepted) and not isinstance(value, bool)
+
+
+def _read_header(path: Path) -> str | None:
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get(CARD_KEY)
+    except SafetensorError as wrong:
+        raise ValueError(f"{path}: not a whole safetensors file ({wrong})") from wrong
+
+
+def _read_compiled(path: Path) -> str:
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.read("card.json").decode()
+    except (zipfile.BadZipFile, KeyError) as wrong:
+        raise ValueError(f"{path}: not a whole compiled network ({wrong})") from wrong
+
+
+def _existing(path: str | Path) -> Path:
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such file")
+    return Path(path)

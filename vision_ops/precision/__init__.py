@@ -1,0 +1,87 @@
+"""A network at its fastest: one call over several back ends, uint8 pixels to logits and embeddings.
+
+    .openvino             OpenVINO on a CPU: fp32, bf16 where the CPU has it, or int8
+    .safetensors          torch, channels_last: fp32 anywhere, bf16 where the CPU has it; on CUDA
+                          bf16 and fp16 too, compiled or not
+    .onnx                 ONNX Runtime on a CPU: fp32
+
+Light on purpose: OpenVINO starts in 0.2 s and 70 MB, torch in 3 s and 650 MB, so a process imports
+what its file needs. `vision_ops.precision.choose` finds which is fastest and true enough.
+"""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal, Protocol, runtime_checkable
+
+import numpy as np
+from jaxtyping import Float32, UInt8
+
+from vision_ops.card import Card, is_compiled
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Outputs = tuple[Float32[np.ndarray, "B K"], Float32[np.ndarray, "B E"]]
+PASS_SIZE = 32
+"""images in one forward pass on a CPU, always: results are then bit for bit the same however rows
+are batched. 16-64 are the fastest there (FACTS: measured on AMX; here 32 as well)"""
+
+
+@runtime_checkable
+class Network(Protocol):
+    """A network that is ready to run."""
+
+    card: Card
+    back_end: str
+    """`openvino`, `torch`, `torch compiled`, `onnxruntime`"""
+    precision: Precision
+
+    def __call__(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Outputs:
+        """Logits (B, K) and penultimate features (B, E), not normalised; any B, none included.
+
+        pixels are sRGB 0..255 of the size that the card says; normalising is the network's.
+        """
+        ...
+
+
+def open_network(
+    path: str | Path, precision: Precision = "fp32", *, batch_size: int = 0, compiled: bool = False
+) -> Network:
+    """The network of a file on this process' device (its GPU, else the CPU), ready to run.
+
+    It takes as many threads as OMP_NUM_THREADS allows. On a GPU a pass holds `batch_size` images
+    (0: as many as a call brings), and `compiled` asks for torch.compile. Raises ValueError for a
+    file that is none, and for a precision that this device or file does not have.
+    """
+    if is_compiled(path):
+        from vision_ops.precision.openvino_network import OpenVinoNetwork
+
+        return OpenVinoNetwork(path, precision)
+    from vision_ops.precision.torch_network import TorchNetwork
+
+    return TorchNetwork(path, precision, batch_size=batch_size, compiled=compiled)
+
+
+def num_threads() -> int:
+    """Threads that a network may take: OMP_NUM_THREADS, else the CPUs of this process."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdecimal() and int(said) else len(os.sched_getaffinity(0))
+
+
+def in_passes(
+    pixels: UInt8[np.ndarray, "B H W 3"], size: int, forward: Callable[[np.ndarray], Outputs]
+) -> Outputs:
+    """`forward` over passes of exactly `size` images, the last one filled up with zeros.
+
+    Only a pass that is not full is copied.
+    """
+    parts: list[Outputs] = []
+    for start in range(0, max(len(pixels), 1), size):
+        part = pixels[start : start + size]
+        rows = len(part)
+        if rows < size:
+            part = np.concatenate([part, np.zeros((size - rows, *pixels.shape[1:]), np.uint8)])
+        logits, features = forward(part)
+        parts.append((logits[:rows], features[:rows]))
+    if len(parts) == 1:
+        return parts[0]
+    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])

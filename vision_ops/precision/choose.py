@@ -1,0 +1,286 @@
+"""The fastest way to run a network on this machine that still says what fp32 says.
+
+Candidates are timed while they are judged: on a sample of the run's own images, at least
+MIN_AGREEMENT of the top-1 labels must be those of fp32 over exactly decoded pixels, and embeddings,
+where they are kept, must have a mean cosine of MIN_COSINE with fp32's. Verdicts and compiled
+networks are kept in a folder, by weights, machine, library versions and sample.
+"""
+
+import hashlib
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from vision_ops.card import (
+    is_compiled,
+    is_onnx,
+    read_card,
+    sha256_file,
+    write_whole,
+)
+from vision_ops.precision import PASS_SIZE, Network, Precision, open_network
+from vision_ops.precision.verdicts import (
+    Request,
+    Verdict,
+    has_gpu,
+    keep,
+    machine,
+    network_path,
+    recall,
+)
+
+logger = logging.getLogger(__name__)
+
+MIN_AGREEMENT = 0.99
+MIN_COSINE = 0.999
+WARM_UP = 32
+"""images before the clock starts: the first pass allocates and compiles"""
+GPU_BATCHES = (32, 64, 128, 256, 512)
+GPU_HEADROOM = 0.5
+"""part of the GPU's memory that a pass may take while sizes are tried"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One way to run the network."""
+
+    precision: Precision
+    path: Path
+    compiled: bool = False
+
+    @property
+    def name(self) -> str:
+        """As it stands in `Verdict.rates`."""
+        held = "openvino" if is_compiled(self.path) else "onnx" if is_onnx(self.path) else "torch"
+        return f"{self.precision} {held}" + (" compiled" if self.compiled else "")
+
+    def open(self, batch_size: int = 0) -> Network:
+        """The network, ready to run."""
+        return open_network(
+            self.path, self.precision, batch_size=batch_size, compiled=self.compiled
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sample:
+    """Pictures of the run, uint8 (B, H, W, 3); `judged` and `exact` are the same pictures."""
+
+    calibration: np.ndarray
+    """others than the judged ones; int8 takes its ranges from them"""
+    judged: np.ndarray
+    """decoded as the run decodes"""
+    exact: np.ndarray
+    """decoded exactly"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """A candidate that ran over the judged pictures."""
+
+    candidate: Candidate
+    rate: float
+    """images/s, all threads"""
+    agreement: float
+    cosine: float
+
+    def passes(self, request: Request) -> bool:
+        """Whether it says what fp32 says."""
+        true = self.agreement >= MIN_AGREEMENT
+        return true and (self.cosine >= MIN_COSINE or not request.embeddings)
+
+
+def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
+    """Time and judge what the request allows on this process' device; the verdict and its file.
+
+    Without a sample nothing can be judged, and `auto` is fp32. Raises ValueError for a precision
+    that was asked for and cannot be had here.
+    """
+    known = recall(request)
+    if known is not None:
+        return known
+    refused: dict[str, str] = {}
+    plain = _fp32(request, refused)
+    if sample is None or not len(sample.judged):
+        if request.precision not in ("auto", "fp32"):
+            raise ValueError(f"op.precision {request.precision}: no image to judge it by")
+        return _kept(request, Trial(candidate=plain, rate=0, agreement=1, cosine=1), [], refused, 0)
+    network = plain.open()
+    truth, rate = _timed(network, sample.exact)
+    base = Trial(candidate=plain, rate=rate, agreement=1.0, cosine=1.0)
+    trials = [base] if request.precision in ("auto", "fp32") else []
+    for candidate in _faster(request, plain, sample, refused):
+        try:
+            found, rate = _timed(candidate.open(), sample.judged)
+        except (ValueError, RuntimeError) as refusal:  # this CPU or GPU cannot, or cannot compile
+            refused[candidate.name] = _last_line(refusal)
+            continue
+        trials.append(
+            Trial(
+                candidate=candidate,
+                rate=rate,
+                agreement=agreement(found[0], truth[0]),
+                cosine=cosine(found[1], truth[1]),
+            )
+        )
+    return _kept(request, _best(request, trials, refused), trials, refused, len(sample.judged))
+
+
+def agreement(found: np.ndarray, truth: np.ndarray) -> float:
+    """Share of rows of (B, K) logits whose greatest is at the same class."""
+    return float((found.argmax(axis=1) == truth.argmax(axis=1)).mean())
+
+
+def cosine(found: np.ndarray, truth: np.ndarray) -> float:
+    """Mean cosine of the rows of two (B, E); a row of zeros counts 1 with another, else 0."""
+    lengths = np.linalg.norm(found, axis=1) * np.linalg.norm(truth, axis=1)
+    both_zero = ~found.any(axis=1) & ~truth.any(axis=1)
+    dots = (found.astype(np.float64) * truth).sum(axis=1)
+    return float(np.where(lengths > 0, dots / np.maximum(lengths, 1e-30), both_zero).mean())
+
+
+def _fp32(request: Request, refused: dict[str, str]) -> Candidate:
+    """The reference: compiled where it can be, else as it is, with the reason kept."""
+    weights = Path(request.weights)
+    if has_gpu() or is_compiled(weights) or is_onnx(weights):
+        return Candidate(precision="fp32", path=weights)
+    try:
+        from vision_ops.precision.openvino_network import convert
+    except ModuleNotFoundError as missing:
+        refused["fp32 openvino"] = str(missing)
+        return Candidate(precision="fp32", path=weights)
+    path = network_path(request, "fp32", "")
+    if not path.is_file():
+        try:
+            write_whole(path, convert(weights))
+        except ValueError as refusal:
+            logger.warning("%s; it is run by torch", refusal)
+            refused["fp32 openvino"] = _last_line(refusal)
+            return Candidate(precision="fp32", path=weights)
+    return Candidate(precision="fp32", path=path)
+
+
+def _faster(
+    request: Request, plain: Candidate, sample: Sample, refused: dict[str, str]
+) -> Iterator[Candidate]:
+    """What may be faster than fp32 here; those that were not asked for are left out."""
+    wanted = ("bf16", "fp16", "int8") if request.precision == "auto" else (request.precision,)
+    if is_compiled(plain.path):
+        from vision_ops.precision.openvino_network import native
+
+        for precision in ("int8", "bf16"):
+            if precision not in wanted:
+                continue
+            if precision not in native():
+                refused[f"{precision} openvino"] = f"this CPU has {', '.join(native())}"
+            elif precision == "bf16":
+                yield replace(plain, precision="bf16")
+            elif len(sample.calibration):
+                yield Candidate(precision="int8", path=_quantised(request, plain, sample))
+            else:
+                refused["int8 openvino"] = "no images beside the judged ones to calibrate by"
+        return
+    if is_onnx(plain.path):
+        refused.update({f"{p} onnx": "ONNX Runtime runs it in fp32 only" for p in wanted})
+        return
+    for precision in wanted:
+        if precision in ("bf16", "fp16"):
+            yield replace(plain, precision=precision)
+            if has_gpu():
+                yield replace(plain, precision=precision, compiled=True)
+        elif precision == "int8":
+            refused["int8 torch"] = "int8 is OpenVINO's, on CPUs"
+
+
+def _quantised(request: Request, plain: Candidate, sample: Sample) -> Path:
+    from vision_ops.precision.openvino_network import quantise
+
+    seen = hashlib.sha256(sample.calibration.tobytes()).hexdigest()
+    path = network_path(request, "int8", seen)
+    if not path.is_file():
+        write_whole(path, quantise(plain.path.read_bytes(), sample.calibration))
+    return path
+
+
+def _timed(network: Network, pixels: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    """Logits and features of the pictures, and images/s once warm."""
+    network(pixels[:WARM_UP])
+    start = time.perf_counter()
+    found = network(pixels)
+    return found, len(pixels) / (time.perf_counter() - start)
+
+
+def _best(request: Request, trials: Sequence[Trial], refused: dict[str, str]) -> Trial:
+    """The fastest that passes; one that was asked for is taken as it is, with a warning."""
+    ranked = sorted(trials, key=lambda trial: -trial.rate)
+    if request.precision == "auto":
+        for trial in ranked:
+            if trial.passes(request):
+                return trial
+            refused[trial.candidate.name] = _shortfall(trial)
+    if not ranked:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ValueError(f"op.precision {request.precision}: not to be had here ({reasons})")
+    if not ranked[0].passes(request):
+        logger.warning("%s: %s", ranked[0].candidate.name, _shortfall(ranked[0]))
+    return ranked[0]
+
+
+def _shortfall(trial: Trial) -> str:
+    return (
+        f"{trial.agreement:.2%} of the labels are those of fp32 ({MIN_AGREEMENT:.0%} wanted), "
+        f"embeddings have cosine {trial.cosine:.4f} ({MIN_COSINE} wanted where they are kept)"
+    )
+
+
+def _kept(
+    request: Request, best: Trial, trials: Sequence[Trial], refused: dict[str, str], judged: int
+) -> tuple[Verdict, Path]:
+    """The verdict on a trial, written down for `recall`."""
+    candidate = best.candidate
+    verdict = Verdict(
+        precision=candidate.precision,
+        back_end=candidate.name.partition(" ")[2],
+        batch_size=_batch_size(request, candidate),
+        agreement=best.agreement,
+        cosine=best.cosine,
+        judged=judged,
+        rates={trial.candidate.name: round(trial.rate, 1) for trial in trials},
+        refused=refused,
+        machine=machine(),
+        sha256=sha256_file(candidate.path),
+    )
+    keep(request, verdict, candidate.path)
+    return verdict, candidate.path
+
+
+def _batch_size(request: Request, candidate: Candidate) -> int:
+    """Images of a pass: fixed on CPUs; on a GPU the smallest size within 3 % of the fastest."""
+    if not has_gpu() or is_compiled(candidate.path):
+        return PASS_SIZE
+    if request.batch_size:
+        return request.batch_size
+    import torch
+
+    preprocess = read_card(candidate.path).preprocess
+    shape = (preprocess.height_px, preprocess.width_px, 3)
+    rates: dict[int, float] = {}
+    for size in GPU_BATCHES:
+        try:
+            torch.cuda.reset_peak_memory_stats()
+            pixels = np.zeros((size * 4, *shape), np.uint8)
+            rates[size] = _timed(candidate.open(size), pixels)[1]
+        except torch.OutOfMemoryError:
+            break
+        free, total = torch.cuda.mem_get_info()
+        if torch.cuda.max_memory_allocated() > GPU_HEADROOM * total or free < total / 10:
+            break
+    fastest = max(rates.values(), default=0.0)
+    return next((s for s, rate in rates.items() if rate >= 0.97 * fastest), PASS_SIZE)
+
+
+def _last_line(refusal: Exception) -> str:
+    return (str(refusal).strip().splitlines() or [type(refusal).__name__])[-1][:300]

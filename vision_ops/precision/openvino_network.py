@@ -1,0 +1,174 @@
+"""Networks compiled for CPUs by OpenVINO: converted from checkpoints, made int8 by NNCF.
+
+A compiled network is one file, `.openvino`: a zip of card.json, network.xml and network.bin. Its
+input is uint8 (32, H, W, 3), normalising is its first layer, its outputs are logits and features.
+"""
+
+import io
+import json
+import logging
+import os
+import warnings
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import openvino as ov
+from openvino import frontend
+
+from vision_ops.card import card_to_json, read_card
+from vision_ops.precision import PASS_SIZE, Outputs, Precision, in_passes, num_threads
+
+TOLERANCE = 1e-3
+"""largest difference of logits from torch's, relative to their largest, of a conversion in fp32"""
+FAILURES = (
+    frontend.GeneralFailure,
+    frontend.NotImplementedFailure,
+    frontend.OpConversionFailure,
+    frontend.OpValidationFailure,
+)
+NO_REPORTS = {"NNCF_CI": "1", "CI": "true"}
+"""keeps both libraries from sending usage reports"""
+
+
+class OpenVinoNetwork:
+    """A `vision_ops.precision.Network` from a compiled file.
+
+    Results are bit for bit the same for any number of rows and of threads; other kinds of CPU
+    may give other last bits.
+    """
+
+    back_end = "openvino"
+
+    def __init__(self, path: str | Path, precision: Precision = "fp32") -> None:
+        self.card = read_card(path)
+        with zipfile.ZipFile(path) as archive:
+            kind = json.loads(archive.read("kind.json"))
+            xml, weights = archive.read("network.xml"), archive.read("network.bin")
+        refuse_unable(precision, kind["precision"], path)
+        self.precision: Precision = precision
+        core = ov.Core()
+        model = core.read_model(xml, weights)
+        self.request = _compile(core, model, precision).create_infer_request()
+
+    def __call__(self, pixels: np.ndarray) -> Outputs:
+        return in_passes(pixels, PASS_SIZE, self._forward)
+
+    def _forward(self, pixels: np.ndarray) -> Outputs:
+        outputs = self.request.infer([pixels], share_inputs=True)
+        return outputs[0], outputs[1]
+
+
+def _compile(core: ov.Core, model: ov.Model, precision: Precision) -> ov.CompiledModel:
+    settings = {
+        "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
+        "INFERENCE_NUM_THREADS": num_threads(),
+        "NUM_STREAMS": 1,
+        "ENABLE_CPU_PINNING": False,  # it would pin every process to the same cores
+    }
+    return core.compile_model(model, "CPU", settings)
+
+
+def native() -> tuple[Precision, ...]:
+    """What OpenVINO computes on this CPU at the hardware's own speed."""
+    able = ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return ("fp32", "bf16", "int8") if "BF16" in able else ("fp32", "int8")
+
+
+def refuse_unable(precision: Precision, held: str, path: str | Path) -> None:
+    """Raise ValueError where a file or this CPU does not have a precision."""
+    if (precision == "int8") != (held == "int8"):
+        raise ValueError(f"op.precision {precision}: {path} was compiled in {held}")
+    if precision not in native():
+        raise ValueError(f"op.precision {precision}: this CPU has {', '.join(native())}")
+
+
+def convert(path: str | Path) -> bytes:
+    """A checkpoint as a compiled network in fp32 (which can also be run in bf16).
+
+    Raises ValueError where OpenVINO cannot, or where what it makes does not answer as torch does.
+    """
+    import torch
+
+    from vision_ops.checkpoint import load_checkpoint
+    from vision_ops.precision.torch_network import FromPixels
+
+    model, card = load_checkpoint(path, "cpu")
+    whole = FromPixels(model, card.preprocess).eval()
+    shape = (PASS_SIZE, card.preprocess.height_px, card.preprocess.width_px, 3)
+    pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
+    try:
+        with torch.inference_mode(False), torch.no_grad(), quietly():
+            expected = whole(pixels)[0].numpy()
+            converted = ov.convert_model(whole, example_input=pixels[:2])
+            converted.reshape(list(shape))
+    except (RuntimeError, *FAILURES) as refusal:
+        reason = str(refusal).strip().splitlines()
+        raise ValueError(f"{path}: OpenVINO cannot convert it: {reason[-1]}") from refusal
+    compiled = _compile(ov.Core(), converted, "fp32").create_infer_request()
+    off = np.abs(compiled.infer([pixels.numpy()])[0] - expected).max()
+    if not off <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
+        raise ValueError(f"{path}: OpenVINO's logits differ from torch's by {off:g}")
+    return _packed(converted, card_to_json(card), "fp32")
+
+
+def quantise(compiled: bytes, calibration: np.ndarray) -> bytes:
+    """An fp32 compiled network in int8: weights per channel, activations by `calibration`.
+
+    calibration is uint8 (B, H, W, 3), sRGB 0..255; its ranges become the network's. Post-training
+    quantisation of NNCF with its fast bias correction. Raises ValueError for an empty calibration.
+    """
+    if not len(calibration):
+        raise ValueError("calibration: no images")
+    with zipfile.ZipFile(io.BytesIO(compiled)) as archive:
+        card = archive.read("card.json").decode()
+        model = ov.Core().read_model(archive.read("network.xml"), archive.read("network.bin"))
+    with quietly():
+        import nncf
+
+        missing = -len(calibration) % PASS_SIZE
+        whole = np.concatenate(
+            [calibration, np.resize(calibration, (missing, *calibration.shape[1:]))]
+        )
+        passes = [whole[i : i + PASS_SIZE] for i in range(0, len(whole), PASS_SIZE)]
+        made = nncf.quantize(
+            model,
+            nncf.Dataset(passes),
+            subset_size=len(passes),
+            preset=nncf.QuantizationPreset.MIXED,
+        )
+    return _packed(made, card, "int8")
+
+
+def _packed(model: ov.Model, card: str, precision: Precision) -> bytes:
+    """The bytes of a compiled file."""
+    target = io.BytesIO()
+    with TemporaryDirectory() as folder, zipfile.ZipFile(target, "w") as archive:
+        ov.save_model(model, Path(folder) / "network.xml", compress_to_fp16=False)
+        held = {"card.json": card.encode(), "kind.json": json.dumps({"precision": precision})}
+        for name in ("network.xml", "network.bin"):
+            held[name] = (Path(folder) / name).read_bytes()
+        for name, data in held.items():
+            archive.writestr(zipfile.ZipInfo(name), data)
+    return target.getvalue()
+
+
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No usage reports, progress bars and log lines of OpenVINO's converter and NNCF."""
+    before = {name: os.environ.get(name) for name in NO_REPORTS}
+    os.environ.update(NO_REPORTS)
+    for name in ("nncf", "torch.utils.cpp_extension"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
+            yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value

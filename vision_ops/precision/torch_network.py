@@ -1,0 +1,124 @@
+"""A checkpoint run by torch: the reference on CPUs, the only back end on GPUs."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+
+from vision_ops.card import is_onnx
+from vision_ops.checkpoint import load_checkpoint
+from vision_ops.device import pick_device
+from vision_ops.models import logits_and_embeddings
+from vision_ops.normalize import normalize
+from vision_ops.precision import PASS_SIZE, Outputs, Precision, in_passes
+from vision_ops.preprocess import Preprocess
+
+logger = logging.getLogger(__name__)
+
+DTYPES: dict[str, torch.dtype] = {
+    "fp32": torch.float32,
+    "bf16": torch.bfloat16,
+    "fp16": torch.float16,
+}
+
+
+class TorchNetwork:
+    """A `vision_ops.precision.Network` on the GPU that this process may use, else on the CPU.
+
+    On a CPU a pass always holds 32 images. On a GPU it holds `batch_size`, or what a call brings
+    rounded up to 32; where the memory does not suffice the size is halved, once, and that is said.
+    fp32 is full fp32 (no TF32); bf16 and fp16 hold weights and activations in that type.
+    """
+
+    def __init__(
+        self,
+        path: str | Path,
+        precision: Precision = "fp32",
+        *,
+        batch_size: int = 0,
+        compiled: bool = False,
+    ) -> None:
+        self.device = pick_device()
+        refuse_unable(precision, self.device, path)
+        model, self.card = load_checkpoint(path, self.device)
+        self.precision: Precision = precision
+        self.dtype = DTYPES[precision]
+        self.back_end = "onnxruntime" if is_onnx(path) else "torch"
+        self.model = model.to(self.dtype).to(memory_format=torch.channels_last)
+        self.both: nn.Module = _Both(self.model)
+        if compiled:
+            self.back_end = "torch compiled"
+            self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
+        self.batch_size = PASS_SIZE if self.device.type == "cpu" else batch_size
+        self.halved = False
+
+    def __call__(self, pixels: np.ndarray) -> Outputs:
+        size = self.batch_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
+        try:
+            return in_passes(pixels, size, self._forward)
+        except torch.OutOfMemoryError:
+            if self.halved or size <= PASS_SIZE:
+                raise
+            self.halved, self.batch_size = True, size // 2
+            logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
+            torch.cuda.empty_cache()
+            return in_passes(pixels, self.batch_size, self._forward)
+
+    @torch.inference_mode()
+    def _forward(self, pixels: np.ndarray) -> Outputs:
+        images = normalize(pixels, self.card.preprocess, self.device).to(self.dtype)
+        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+            logits, features = self.both(images)
+        return logits.float().cpu().numpy(), features.float().cpu().numpy()
+
+
+class _Both(nn.Module):
+    """Logits and embeddings as the outputs of one module, which torch.compile can hold."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return logits_and_embeddings(self.model, images)
+
+
+class FromPixels(nn.Module):
+    """The whole way from uint8 pixels (B, H, W, 3) as one module, normalising included."""
+
+    def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
+        super().__init__()
+        self.both = _Both(model)
+        self.order = [2, 1, 0] if preprocess.channels == "BGR" else [0, 1, 2]
+        std = torch.tensor(preprocess.std, dtype=torch.float64)
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64)
+        self.factor = nn.Buffer((1 / (preprocess.scale * std)).float().view(1, 3, 1, 1))
+        self.offset = nn.Buffer((-mean / std).float().view(1, 3, 1, 1))
+
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images = pixels.permute(0, 3, 1, 2)
+        if self.order != [0, 1, 2]:
+            images = images[:, self.order]
+        return self.both(images.float() * self.factor + self.offset)
+
+
+def refuse_unable(precision: Precision, device: torch.device, path: str | Path) -> None:
+    """Raise ValueError where torch on this device does not compute in that precision."""
+    if precision == "fp32":
+        return
+    if is_onnx(path):
+        raise ValueError(f"op.precision {precision}: {path} is run by ONNX Runtime in fp32 only")
+    if precision not in native(device):
+        raise ValueError(
+            f"op.precision {precision}: torch on this {device.type} has {', '.join(native(device))}"
+        )
+
+
+def native(device: torch.device) -> tuple[Precision, ...]:
+    """What torch computes on a device at the hardware's own speed."""
+    if device.type == "cuda":
+        return ("fp32", "bf16", "fp16") if torch.cuda.is_bf16_supported() else ("fp32", "fp16")
+    able = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return ("fp32", "bf16") if able else ("fp32",)

@@ -1,0 +1,132 @@
+"""What was found to be the fastest true way to run a network, kept for the next time.
+
+Light on purpose (no torch unless a GPU is there): drivers recall verdicts before anything starts.
+"""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+from vision_ops.card import COMPILED_SUFFIX, write_whole
+from vision_ops.precision import Precision
+
+FORMAT = 1
+"""raised when kept verdicts or networks are no longer what this code would make"""
+FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "i8mm")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """What is asked for."""
+
+    weights: str
+    """checkpoint on this machine"""
+    sha256: str
+    """of its bytes"""
+    precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
+    embeddings: bool = False
+    """embeddings are kept, and judged too"""
+    batch_size: int = 0
+    """images of a pass on a GPU; 0: by measurement"""
+    sample: str = ""
+    """name of the sample that it is judged by: another one, another verdict"""
+    folder: str
+    """where verdicts and compiled networks are kept"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a network is run, and why."""
+
+    precision: Precision
+    back_end: str
+    batch_size: int = 0
+    """images of a pass; 0: as many as a call brings"""
+    agreement: float = 1.0
+    """share of the judged images whose label is that of fp32 over exactly decoded pixels"""
+    cosine: float = 1.0
+    """mean over the judged images of the cosine to their fp32 embedding"""
+    judged: int = 0
+    """images that it was judged by; 0: none"""
+    rates: Mapping[str, float]
+    """images/s of each candidate, on all threads of the process that tried"""
+    refused: Mapping[str, str]
+    """why other candidates were not taken"""
+    machine: str
+    sha256: str
+    """of the file that is run"""
+
+    def __str__(self) -> str:
+        tried = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in self.rates.items())
+        told = f"{self.precision} on {self.back_end}"
+        if self.judged:
+            told += f", {self.agreement:.1%} of {self.judged} labels as fp32"
+        return f"{told} ({tried})" if tried else told
+
+
+def recall(request: Request) -> tuple[Verdict, Path] | None:
+    """The verdict of an earlier `choose` of the same request on this machine, and its file."""
+    try:
+        kept = json.loads(_verdict_path(request).read_text())
+        verdict, path = Verdict(**kept["verdict"]), Path(kept["path"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (verdict, path) if path.is_file() else None
+
+
+def keep(request: Request, verdict: Verdict, path: Path) -> None:
+    """Write a verdict and where its file lies down for `recall`."""
+    kept = {"verdict": asdict(verdict), "path": str(path)}
+    write_whole(_verdict_path(request), json.dumps(kept, indent=1).encode())
+
+
+def machine() -> str:
+    """The processor that decides the choice: the GPU's name, or the CPU's with what it can."""
+    if has_gpu():
+        import torch
+
+        return torch.cuda.get_device_name()
+    try:
+        told = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        told = ""
+    name = re.search(r"model name\s*: (.*)", told)
+    flags = re.search(r"(?:flags|Features)\s*: (.*)", told)
+    able = set(flags[1].split()) if flags else set[str]()
+    return " ".join([name[1] if name else platform.machine(), *(f for f in FLAGS if f in able)])
+
+
+def has_gpu() -> bool:
+    if not Path("/dev/nvidiactl").exists():
+        return False  # and torch need not be asked
+    from vision_ops.device import pick_device
+
+    return pick_device().type == "cuda"
+
+
+def network_path(request: Request, precision: Precision, sample: str) -> Path:
+    weights = request.sha256[:16]
+    name = _hash(weights, precision, sample, *_versions())
+    return Path(request.folder) / "networks" / f"{weights}-{precision}-{name}{COMPILED_SUFFIX}"
+
+
+def _verdict_path(request: Request) -> Path:
+    asked = {k: v for k, v in asdict(request).items() if k not in ("weights", "folder")}
+    name = _hash(json.dumps(asked), machine(), *_versions())
+    return Path(request.folder) / "verdicts" / f"{name}.json"
+
+
+def _hash(*parts: str) -> str:
+    return hashlib.sha256("\0".join([str(FORMAT), *parts]).encode()).hexdigest()[:16]
+
+
+def _versions() -> list[str]:
+    names = ("torch", "openvino", "nncf", "onnxruntime")
+    found = {d.name: d.version for n in names for d in importlib.metadata.distributions(name=n)}
+    return [f"{name} {found.get(name, 'absent')}" for name in names]
