@@ -2,10 +2,11 @@
 
 Light on purpose (PIL only): decoder processes import it and start without torch.
 `fit` is the half that decoders do, on uint8; `vision_ops.normalize` is what the device does.
+`fit_stored` is `fit` where speed matters more than the last level.
 """
 
-from dataclasses import dataclass
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Literal, NamedTuple, get_args
 
 from PIL import Image
 
@@ -19,6 +20,8 @@ RESAMPLING: dict[str, Image.Resampling] = {
     "box": Image.Resampling.BOX,
     "lanczos": Image.Resampling.LANCZOS,
 }
+HARD = ("nearest", "box")
+"""filters with hard edges: moved by a hair, they take other pixels"""
 EXTREME_ASPECT = 16
 """longer : shorter side from which `fit` computes nothing but the pixels of the crop"""
 MAX_SIZE_PX = 8_192
@@ -71,7 +74,7 @@ def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     pictures, zeros around a picture smaller than the crop included; with resize_px 0
     `Resize((height_px, width_px))`. One exception: where one side is over EXTREME_ASPECT times the
     other (a strip of 1 x 5,000 would become 256 x 1,280,000 pixels, 1.3 GB), only the pixels
-    inside the crop are computed; they are torchvision's within 1 level of rounding.
+    inside the crop are computed; see `fit_stored` for how near they come.
     """
     image = image if image.mode == "RGB" else image.convert("RGB")
     method = RESAMPLING[preprocess.interpolation]
@@ -80,7 +83,7 @@ def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
         return _resize(image, crop_height, crop_width, method)
     height, width = resized_shape(image.height, image.width, preprocess.resize_px)
     if max(image.height, image.width) > EXTREME_ASPECT * min(image.height, image.width):
-        return _resize_crop(image, (height, width), (crop_height, crop_width), method)
+        return _resize_crop(image, _windows(image.height, image.width, preprocess), method)
     image = _resize(image, height, width, method)
     top, left = _crop_start(height, crop_height), _crop_start(width, crop_width)
     if (height, width) == (crop_height, crop_width):
@@ -88,7 +91,57 @@ def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:
     return image.crop((left, top, left + crop_width, top + crop_height))  # outside: zeros
 
 
-def resized_shape(height: int, width: int, resize_px: int) -> tuple[int, int]:
+def least_side(preprocess: Preprocess) -> int:
+    """Shorter side (px) down to which a picture may be reduced before `fit_stored`; 0: not at all.
+
+    Twice what it is resized to: what the reduction takes away, the resize would have too. HARD
+    filters show which pixels there were.
+    """
+    if preprocess.interpolation in HARD:
+        return 0
+    return 2 * (preprocess.resize_px or max(preprocess.height_px, preprocess.width_px))
+
+
+def fit_stored(
+    image: Image.Image,
+    preprocess: Preprocess,
+    extent: tuple[float, float],
+    turn: Image.Transpose | None,
+) -> Image.Image:
+    """`fit` of a picture as it is stored, still to be turned, and perhaps reduced; the crop alone.
+
+    extent: height and width of the picture in pixels of `image`, of which the last row and column
+    may lie partly outside. Where nothing was reduced: within 1 level of `fit` on the upright
+    picture; with box and nearest bit for bit; with bicubic and lanczos more at edges where these
+    overshoot black or white, as Pillow resizes along the cheaper side first and clips in between.
+    """
+    image = image if image.mode == "RGB" else image.convert("RGB")
+    if preprocess.interpolation in HARD:  # a rounded coordinate is another pixel, not a level
+        return fit(image if turn is None else image.transpose(turn), preprocess)
+    swapped, *mirrored = MIRRORED[turn]
+    if swapped:
+        preprocess = replace(
+            preprocess, height_px=preprocess.width_px, width_px=preprocess.height_px
+        )
+    windows = _windows(*extent, preprocess, *mirrored)
+    image = _resize_crop(image, windows, RESAMPLING[preprocess.interpolation])
+    return image if turn is None else image.transpose(turn)
+
+
+MIRRORED: dict[Image.Transpose | None, tuple[bool, bool, bool]] = {
+    None: (False, False, False),
+    Image.Transpose.FLIP_LEFT_RIGHT: (False, False, True),
+    Image.Transpose.ROTATE_180: (False, True, True),
+    Image.Transpose.FLIP_TOP_BOTTOM: (False, True, False),
+    Image.Transpose.TRANSPOSE: (True, False, False),
+    Image.Transpose.ROTATE_270: (True, True, False),
+    Image.Transpose.TRANSVERSE: (True, True, True),
+    Image.Transpose.ROTATE_90: (True, False, True),
+}
+"""Turn -> whether it swaps height and width; which of the stored ones it mirrors"""
+
+
+def resized_shape(height: float, width: float, resize_px: int) -> tuple[int, int]:
     """Height and width after a resize of the shorter side to resize_px, rounded as torchvision."""
     if height < width:
         return resize_px, int(resize_px * width / height)
@@ -104,23 +157,55 @@ def _crop_start(size: int, crop: int) -> int:
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
+class _Window(NamedTuple):
+    """Along one side: what the crop takes of a picture, and where it goes."""
+
+    crop: int
+    """pixels of the crop"""
+    place: int
+    """first of them that shows the picture; those before it are zeros"""
+    seen: int
+    """how many show the picture"""
+    start: float
+    """first of the picture's pixels that are seen"""
+    stop: float
+    """where they end"""
+
+
+def _window(extent: float, resized: int, crop: int, mirrored: bool) -> _Window:
+    start = _crop_start(resized, crop)
+    start = resized - crop - start if mirrored else start
+    first, last = max(start, 0), min(start + crop, resized)
+    scale = extent / resized
+    return _Window(crop, first - start, last - first, first * scale, min(last * scale, extent))
+
+
+def _windows(
+    height: float,
+    width: float,
+    preprocess: Preprocess,
+    mirrored_y: bool = False,
+    mirrored_x: bool = False,
+) -> tuple[_Window, _Window]:
+    """Along the height and along the width of a picture."""
+    crop_height, crop_width = preprocess.height_px, preprocess.width_px
+    resized = (crop_height, crop_width)
+    if preprocess.resize_px:
+        resized = resized_shape(height, width, preprocess.resize_px)
+    return (
+        _window(height, resized[0], crop_height, mirrored_y),
+        _window(width, resized[1], crop_width, mirrored_x),
+    )
+
+
 def _resize_crop(
-    image: Image.Image,
-    resized: tuple[int, int],
-    crop: tuple[int, int],
-    method: Image.Resampling,
+    image: Image.Image, windows: tuple[_Window, _Window], method: Image.Resampling
 ) -> Image.Image:
-    """Centre crop of the resized picture without making the rest of it; (height, width) pairs."""
-    (height, width), (crop_height, crop_width) = resized, crop
-    top, left = _crop_start(height, crop_height), _crop_start(width, crop_width)
-    bottom, right = min(top + crop_height, height), min(left + crop_width, width)
-    seen_top, seen_left = max(top, 0), max(left, 0)
-    y_scale, x_scale = image.height / height, image.width / width
-    box_right, box_bottom = min(right * x_scale, image.width), min(bottom * y_scale, image.height)
-    box = (seen_left * x_scale, seen_top * y_scale, box_right, box_bottom)
-    seen = image.resize((right - seen_left, bottom - seen_top), method, box=box)
-    if seen.size == (crop_width, crop_height):
+    """Centre crop of the resized picture without making the rest of it."""
+    y, x = windows
+    seen = image.resize((x.seen, y.seen), method, box=(x.start, y.start, x.stop, y.stop))
+    if (y.seen, x.seen) == (y.crop, x.crop):
         return seen
-    canvas = Image.new("RGB", (crop_width, crop_height))
-    canvas.paste(seen, (seen_left - left, seen_top - top))
+    canvas = Image.new("RGB", (x.crop, y.crop))
+    canvas.paste(seen, (x.place, y.place))
     return canvas

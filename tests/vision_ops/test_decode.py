@@ -76,12 +76,13 @@ def by_pillow(data: bytes) -> np.ndarray:
 # ------------------------------------------------------------------------- real files
 
 
-def test_every_bad_image_has_its_expected_outcome(shared_data):
+@pytest.mark.parametrize("mode", ["fast", "exact"])
+def test_every_bad_image_has_its_expected_outcome(shared_data, mode):
     folder = shared_data / "bad_images"
     files = {str(path.relative_to(folder)): path for path in folder.glob("*/*")}
     assert set(files) == set(BAD_IMAGES)
     for name, path in files.items():
-        reason = decode(path.read_bytes())[1]
+        reason = decode(path.read_bytes(), DecodeConfig(mode=mode))[1]
         expected = BAD_IMAGES[name]
         assert reason.startswith(expected) if expected else not reason, (name, reason)
 
@@ -114,7 +115,7 @@ def test_eight_orientations_of_a_photo_are_one_picture(shared_data):
 
 def test_photographs_are_bitwise_those_of_pillow(shared_data):
     photos = sorted((shared_data / "photos").glob("*.JPEG"))
-    decoder = Decode(DecodeConfig(apply_icc=False), Preprocess())
+    decoder = Decode(DecodeConfig(apply_icc=False, mode="exact"), Preprocess())
     out = np.empty(decoder.shape, np.uint8)
     for photo in photos:
         data = photo.read_bytes()

@@ -4,6 +4,7 @@ import re
 import struct
 import warnings
 import zlib
+from dataclasses import replace
 from io import BytesIO
 
 import numpy as np
@@ -38,10 +39,20 @@ def encode(image: Image.Image, kind: str, **options: object) -> bytes:
 
 
 def decode(data: bytes, config: DecodeConfig | None = None) -> tuple[np.ndarray, str]:
-    decoder = Decode(config or DecodeConfig(), Preprocess(height_px=32, width_px=32, resize_px=36))
-    out = np.full(decoder.shape, 7, np.uint8)
-    reason = decoder(data, out)
+    """By the exact mode; the fast one says the same, at full size and where it reduces."""
+    exact = replace(config or DecodeConfig(), mode="exact")
+    out, reason = decode_to(32, data, exact)
+    for size_px in (32, 8):
+        fast, found = decode_to(size_px, data, replace(exact, mode="fast"))
+        assert found == reason
+        assert not reason or (fast == 7).all()
     return out, reason
+
+
+def decode_to(size_px: int, data: bytes, config: DecodeConfig) -> tuple[np.ndarray, str]:
+    preprocess = Preprocess(height_px=size_px, width_px=size_px, resize_px=size_px + 4)
+    out = np.full((size_px, size_px, 3), 7, np.uint8)
+    return out, Decode(config, preprocess)(data, out)
 
 
 def pixels(data: bytes) -> np.ndarray:
@@ -134,6 +145,11 @@ def test_byte_limit_names_both_numbers():
 def test_decode_config_refuses_the_impossible(field, value):
     with pytest.raises(ValueError, match=field):
         DecodeConfig(**{field: value})
+
+
+def test_decode_config_refuses_an_unknown_mode():
+    with pytest.raises(ValueError, match="mode 'quick': must be fast or exact"):
+        DecodeConfig(mode="quick")  # pyright: ignore[reportArgumentType]
 
 
 # ------------------------------------------------------------------------- damage

@@ -21,16 +21,15 @@ TURNS = {
 """EXIF orientation -> what makes the picture upright"""
 
 
-def upright(image: Image.Image, source: ImageFile) -> Image.Image:
-    """Turn a picture by the EXIF orientation of the file it came from.
+def turn_of(source: ImageFile) -> Image.Transpose | None:
+    """What makes a file's picture upright, by its EXIF orientation.
 
-    No turn if that is absent or unreadable. (PIL turns TIFF itself, and forgets the tag.)
+    None if that is absent or unreadable. (PIL turns TIFF itself, and forgets the tag.)
     """
     try:
-        turn = TURNS.get(source.getexif().get(0x0112, 1))
+        return TURNS.get(source.getexif().get(0x0112, 1))
     except PILLOW_ERRORS:
-        turn = None
-    return image if turn is None else image.transpose(turn)
+        return None
 
 
 def to_rgb(image: Image.Image, profile: bytes) -> tuple[Image.Image, bytes]:
