@@ -91,7 +91,9 @@ def main(config: Config) -> Run:
         choice = choose_network(config, run, plan, request) if plan.todo else None
         run.note(weights=facts(weights))
         bulk.apply(run, plan, make_work(config, weights, choice), config.resources)
-        run.finish(report=bulk_report.write(run, partial(read_thumbnails, run, thumbnail)))
+        report = bulk_report.write(run, partial(read_thumbnails, run, thumbnail))
+        run.lap("report")
+        run.finish(report=report)
     return run
 
 

@@ -22,6 +22,7 @@ from jobs.runtime.work import Clock, Receipt, SliceReader, SliceWriter, Work
 
 logger = logging.getLogger(__name__)
 
+STAGES = {"read": "reading", "decode": "decoding", "operate": "inference", "write": "writing"}
 JUDGED_FROM_ROWS = 100
 """rows before the share of failed ones is judged"""
 
@@ -35,6 +36,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     counts = _counts_of_done(run, plan)
     causes: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
+    workers: set[str] = set()
     sizes = {piece.slice_id: piece.bytes for piece in plan.todo}
     start = time.monotonic()
     run.note(status="running")
@@ -46,18 +48,25 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
         Progress(total_rows(plan.todo), sum(sizes.values())) as progress,
         closing(_receipts(run, plan, work, resources)) as receipts,
     ):
-        for receipt in receipts:
+        for number, receipt in enumerate(receipts):
+            if number == 0:
+                run.lap("first slice")
             counts["ok"] += receipt.ok
             counts["failed"] += receipt.failed
             causes.update(receipt.causes)
             seconds.update(receipt.seconds)
+            workers.add(receipt.worker)
             progress.add(receipt.ok + receipt.failed, receipt.failed, sizes[receipt.slice_id])
             _judge(counts, causes, resources)
+    run.lap("other slices")
     _check(run, plan, counts)
     wall = time.monotonic() - start
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
     if plan.todo:
-        run.note(seconds=spent, rows_of_attempt=progress.rows)
+        working = run.laps["first slice"] + run.laps["other slices"]
+        bound = find_bound(seconds, working * len(workers), len(workers))
+        run.note(seconds=spent, rows_of_attempt=progress.rows, bound=bound)
+        logger.info("bound by %s", bound)
     run.note(counts=_with_read(counts))
     _say(counts, progress.rows, wall)
     return _with_read(counts)
@@ -84,6 +93,19 @@ def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[
         for piece in plan.todo:
             laps = Clock()
             yield writer.write(piece, reader.read(piece, work.batch_size, laps), laps)
+
+
+def find_bound(seconds: Mapping[str, float], available: float, workers: int) -> str:
+    """The stage that was busy for the largest part of the workers' time, and that part.
+
+    `available` is the time that passed, by the number of workers. A stage near 100 % is what more
+    or faster hardware would have to lift; where none is, the work was too short, or waited.
+    """
+    stage = max(STAGES, key=lambda name: seconds.get(name, 0.0))
+    share = min(1.0, seconds.get(stage, 0.0) / available) if available else 0.0
+    return f"{STAGES[stage]}, busy {share:.0%} of the time of {workers} worker" + "s" * (
+        workers > 1
+    )
 
 
 def _counts_of_done(run: Run, plan: Plan) -> Counter[str]:

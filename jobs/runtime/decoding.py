@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
@@ -80,6 +81,8 @@ class GuardedDecoder:
         self.slots = [(Shared(), Shared()) for _ in range(NUM_SLOTS)]
         self.queue: deque[tuple[int, list[int]]] = deque()
         self.next_slot = 0
+        self.busy_s = 0.0
+        """seconds that children spent on images so far"""
         self.child: subprocess.Popen[bytes] | None = None
         self.pipe: Connection | None = None
 
@@ -116,7 +119,8 @@ class GuardedDecoder:
                     deaths = 0
                 self._resend(len(errors))
             else:
-                errors.append(answer)
+                errors.append(answer[0])
+                self.busy_s += answer[1]
                 deaths = 0
         self.queue.popleft()
         pixels = self.slots[slot][1].array((len(sizes), *self.decoder.shape))
@@ -146,8 +150,8 @@ class GuardedDecoder:
         for number, (slot, sizes) in enumerate(self.queue):
             self._send(slot, sizes, done if number == 0 else 0)
 
-    def _receive(self) -> str | None:
-        """The next reason, or None where the child died or hung."""
+    def _receive(self) -> tuple[str, float] | None:
+        """The next reason and the seconds it took, or None where the child died or hung."""
         if self.pipe is None:
             return None
         try:
@@ -203,7 +207,10 @@ class GuardedDecoder:
 
 
 def serve(pipe: Connection, handles: Sequence[int]) -> None:
-    """The child: decode what the parent sends, a reason per image, until the pipe closes."""
+    """The child: decode what the parent sends, until the pipe closes.
+
+    It answers with a reason and the seconds it took, per image.
+    """
     slots = [(Shared(handles[i]), Shared(handles[i + 1])) for i in range(0, len(handles), 2)]
     decoder: Decoder = pickle.loads(pipe.recv_bytes())
     pipe.send("ready")
@@ -218,8 +225,10 @@ def serve(pipe: Connection, handles: Sequence[int]) -> None:
         for number in range(first, len(sizes)):
             data = memory[offset : offset + sizes[number]]
             offset += sizes[number]
+            start = time.perf_counter()
+            reason = decoder(data, pixels[number])
             try:
-                pipe.send(decoder(data, pixels[number]))
+                pipe.send((reason, time.perf_counter() - start))
             except BrokenPipeError:
                 return
 

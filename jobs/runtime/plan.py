@@ -91,6 +91,7 @@ def make_plan(origin: Origin, run: Run, *, retry_failed: bool = False, write: bo
     if retry_failed:
         done -= _with_failures(run, done)
     unreadable = [e.uri for e in chosen if format == "files" and not origin.is_image(e.uri)]
+    run.lap("plan")
     return Plan(
         origin=origin,
         format=format,

@@ -39,7 +39,7 @@ Answer = TypeVar("Answer")
 
 MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
-USUAL_ROWS = 512
+USUAL_ROWS = 256
 """rows of a slice, to reserve memory by, where the plan does not know them"""
 CALLS_PER_ACTOR = 2
 """slices that an actor works on: one is read, decoded or written while the other is inferred"""
@@ -62,6 +62,7 @@ class ReaderArgs:
 def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
     """Receipts in the order in which slices end. Starts or joins Ray."""
     start_ray(resources)
+    run.lap("ray")
     total = ray.cluster_resources()
     pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
     logger.info("ray: %s", pool)

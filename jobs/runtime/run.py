@@ -11,9 +11,12 @@ import hashlib
 import importlib.metadata
 import json
 import logging
+import os
+import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -39,6 +42,9 @@ class Run:
         self.uri = uri
         self.storage = storage
         self.manifest = manifest
+        self.laps: dict[str, float] = {}
+        """seconds of this attempt by what they went to, in order; see `lap`"""
+        self.lapped = time.monotonic()
 
     @classmethod
     def load(cls, uri: str, storage: Storage) -> "Run":
@@ -79,8 +85,19 @@ class Run:
             "started": now,
             "attempts": (known["attempts"] if known else 0) + 1,
         }
-        kept = ("counts", "seconds", "rows_of_attempt", "weights", "network", "status", "finished")
+        kept = (
+            "counts",
+            "seconds",
+            "rows_of_attempt",
+            "weights",
+            "network",
+            "bound",
+            "status",
+            "finished",
+        )
         run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
+        if _is_command():
+            run.laps["imports"] = process_age_s()
         try:
             yield run
         except ValueError:
@@ -93,6 +110,12 @@ class Run:
 
     is_written = False
     """True once this attempt wrote its manifest"""
+
+    def lap(self, name: str) -> None:
+        """Count the time since the last lap as that of `name`."""
+        now = time.monotonic()
+        self.laps[name] = self.laps.get(name, 0.0) + now - self.lapped
+        self.lapped = now
 
     @property
     def fingerprint(self) -> str:
@@ -115,9 +138,12 @@ class Run:
         self.is_written = True
 
     def finish(self, **fields: Any) -> None:
-        """Mark the run done."""
+        """Mark the run done, and say where the time went."""
         finished = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        self.note(status="done", finished=finished, **fields)
+        laps = {name: round(seconds, 2) for name, seconds in self.laps.items()}
+        self.note(status="done", finished=finished, laps=laps, **fields)
+        told = ", ".join(f"{name} {seconds:.1f}" for name, seconds in laps.items())
+        logger.info("seconds: %s", told)
         if "report" in fields:
             logger.info("report: %s", fields["report"])
 
@@ -146,6 +172,21 @@ class Run:
         with self.storage.open_input(self.part_uri(slice_id)) as file:
             metadata = pq.read_schema(file).metadata or {}
         return {name: int(metadata[f"argus.{name}".encode()]) for name in ("ok", "failed")}
+
+
+def process_age_s() -> float:
+    """Seconds since this process was started (Linux; 0 elsewhere)."""
+    try:
+        ticks = Path("/proc/self/stat").read_text().rpartition(")")[2].split()[19]
+        return time.clock_gettime(time.CLOCK_BOOTTIME) - int(ticks) / os.sysconf("SC_CLK_TCK")
+    except (OSError, AttributeError):
+        return 0.0
+
+
+def _is_command() -> bool:
+    """Whether this process was started as `python -m jobs.…`, to do one run."""
+    spec = getattr(sys.modules["__main__"], "__spec__", None)
+    return spec is not None and spec.name.startswith("jobs.")
 
 
 def fingerprint(identity: Mapping[str, Any]) -> str:

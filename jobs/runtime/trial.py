@@ -126,6 +126,7 @@ def settle(
     """
     known = run.manifest.get("network")
     if known:
+        run.lap("network")
         return Choice(verdict=known["verdict"], path=run.storage.fetch(run.path(known["file"])))
     here = resources.engine == "inline" or not joins_cluster()
     found = recall() if here else None
@@ -135,7 +136,9 @@ def settle(
     else:
         verdict, name, data = _with_bytes(lambda: found)
     run.note(network={"verdict": verdict, "file": f"network/{name}"})
-    return Choice(verdict=verdict, path=run.storage.fetch(run.put(f"network/{name}", data)))
+    path = run.storage.fetch(run.put(f"network/{name}", data))
+    run.lap("network")
+    return Choice(verdict=verdict, path=path)
 
 
 def call_once(function: Callable[[], Answer], resources: Resources) -> Answer:

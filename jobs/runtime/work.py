@@ -4,13 +4,15 @@ read -> decode (child process) -> operator -> part-<slice_id>.parquet -> receipt
 """
 
 import dataclasses
+import os
 import re
+import socket
 import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import numpy as np
@@ -68,7 +70,10 @@ class Receipt:
     causes: Mapping[str, int]
     """failed rows by kind of cause"""
     seconds: Mapping[str, float]
-    """where the time went: read and decode (waited for), operate, write"""
+    """what the stages took: read, decode (in its child), wait (for decoded images), operate,
+    write; stages overlap, so they sum to more than the time that passed"""
+    worker: str
+    """process that wrote it"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,8 +113,10 @@ class SliceReader:
                     flying.append([dataclasses.replace(row, data=b"") for row in batch])
                 if not flying:
                     return
-                with clock.measure("decode"):
+                busy = self.guard.busy_s
+                with clock.measure("wait"):
                     pixels, reasons = self.guard.result()
+                clock.seconds["decode"] += self.guard.busy_s - busy
                 yield _decoded(flying.popleft(), pixels, reasons)
         finally:
             for _ in flying:  # the consumer stopped early: leave nothing of it for the next slice
@@ -157,21 +164,27 @@ class _Lap:
 
 
 class SliceWriter:
-    """Runs the operator over decoded slices and puts their parts; one batch at a time infers."""
+    """Runs the operator over decoded slices and puts their parts.
+
+    Safe in two threads: one slice at a time is inferred, the other is read ahead or written.
+    """
 
     def __init__(self, run: Run, work: Work) -> None:
         self.run = run
         self.work = work
         self.operator = work.operator(dataclasses.replace(work.config, **work.files))
         self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
-        self.lock = threading.Lock()
+        self.turn = threading.Lock()
 
     def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:
         """Infer, put the part whole, and say what was done.
 
         Raises RuntimeError where the rows are not as many as the plan expects.
         """
-        tables = [self.infer(batch, clock) for batch in batches]
+        first = next(batches, None)  # read and decode ahead of this slice's turn
+        with self.turn:
+            ready = [] if first is None else [first]
+            tables = [self.infer(batch, clock) for batch in chain(ready, batches)]
         table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
         if piece.rows not in (UNKNOWN, table.num_rows):
             raise RuntimeError(
@@ -184,13 +197,18 @@ class SliceWriter:
         with clock.measure("write"):
             self._put(piece, table, {"ok": str(ok), "failed": str(failed)})
         return Receipt(
-            slice_id=piece.slice_id, ok=ok, failed=failed, causes=causes, seconds=clock.seconds
+            slice_id=piece.slice_id,
+            ok=ok,
+            failed=failed,
+            causes=causes,
+            seconds=clock.seconds,
+            worker=f"{socket.gethostname()} {os.getpid()}",
         )
 
     def infer(self, batch: DecodedBatch, clock: Clock) -> pa.Table:
         """The rows of a batch, in order, with the operator's columns; failed ones have nulls."""
         good = [not row.error for row in batch.rows]
-        with self.lock, clock.measure("operate"):
+        with clock.measure("operate"):
             added = self.operator({"pixels": batch.pixels}) if any(good) else {}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())

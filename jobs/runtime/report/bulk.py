@@ -158,6 +158,9 @@ def _figures(run: Run, summary: Summary) -> list[Figure]:
         figures.append(Figure(name="Time", value=clock(wall), note=note))
         rate = manifest.get("rows_of_attempt", read) / wall
         figures.append(Figure(name="Rate", value=f"{rate:,.0f}/s", note="images, start included"))
+    if bound := manifest.get("bound"):
+        stage, _, share = bound.partition(", ")
+        figures.append(Figure(name="Bound by", value=stage, note=share))
     return figures
 
 

@@ -32,7 +32,7 @@ class Source:
     """patterns of names that are no rows; matched against the path and each of its parts"""
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     """endings of the files that are decoded; others become failed rows"""
-    slice_rows: int = 512
+    slice_rows: int = 256
     """rows per slice: the unit of work, of retry and of commit"""
     max_image_mb: float = 100.0
     """a larger file is a failed row, unread"""
