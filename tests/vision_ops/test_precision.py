@@ -14,7 +14,7 @@ from vision_ops.card import Card, read_card, sha256_file
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.models import build, embedding_size
 from vision_ops.normalize import normalize
-from vision_ops.precision import in_passes, open_network
+from vision_ops.precision import full_passes, open_network
 from vision_ops.precision.choose import Sample, agreement, choose, cosine
 from vision_ops.precision.openvino_network import convert, native, quantise
 from vision_ops.precision.verdicts import Request, recall
@@ -140,19 +140,17 @@ def test_compiled_networks_give_the_same_bits_for_any_batching_and_threads(
             assert np.array_equal(np.concatenate([part[column] for part in parts]), expected)
 
 
-@pytest.mark.parametrize(("rows", "calls"), [(0, 1), (1, 1), (4, 1), (5, 2), (9, 3)])
-def test_every_pass_is_full_and_rows_stay_in_order(rows, calls):
-    seen = []
-
-    def forward(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        seen.append(len(pixels))
-        numbers = pixels[:, 0, 0, :1].astype(np.float32)
-        return numbers, -numbers
-
-    pixels = np.arange(rows, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, axis=3)
-    logits, features = in_passes(pixels, 4, forward)
-    assert seen == [4] * calls
-    assert logits[:, 0].tolist() == (-features[:, 0]).tolist() == list(range(rows))
+@pytest.mark.parametrize(
+    ("rows", "counts"), [(0, [0]), (1, [1]), (4, [4]), (5, [4, 1]), (9, [4, 4, 1])]
+)
+def test_every_pass_is_full_and_rows_stay_in_order(rows, counts):
+    pixels = np.arange(1, rows + 1, dtype=np.uint8).reshape(rows, 1, 1, 1).repeat(3, axis=3)
+    passes = list(full_passes(pixels, 4))
+    assert [count for _, count in passes] == counts
+    assert {len(part) for part, _ in passes} == {4}
+    seen = np.concatenate([part[:count] for part, count in passes])
+    assert np.array_equal(seen, pixels)
+    assert not passes[-1][0][counts[-1] :].any()
 
 
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):

@@ -10,7 +10,7 @@ what its file needs. `vision_ops.precision.choose` finds which is fastest and tr
 """
 
 import os
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
@@ -67,21 +67,16 @@ def num_threads() -> int:
     return int(said) if said.isdecimal() and int(said) else len(os.sched_getaffinity(0))
 
 
-def in_passes(
-    pixels: UInt8[np.ndarray, "B H W 3"], size: int, forward: Callable[[np.ndarray], Outputs]
-) -> Outputs:
-    """`forward` over passes of exactly `size` images, the last one filled up with zeros.
+def full_passes(
+    pixels: UInt8[np.ndarray, "B H W 3"], size: int
+) -> Iterator[tuple[UInt8[np.ndarray, "S H W 3"], int]]:
+    """Passes of exactly `size` images, the last one filled up with zeros, and the rows that count.
 
-    Only a pass that is not full is copied.
+    There is at least one, of no rows where there are none. Only one that is not full is copied.
     """
-    parts: list[Outputs] = []
     for start in range(0, max(len(pixels), 1), size):
         part = pixels[start : start + size]
         rows = len(part)
         if rows < size:
             part = np.concatenate([part, np.zeros((size - rows, *pixels.shape[1:]), np.uint8)])
-        logits, features = forward(part)
-        parts.append((logits[:rows], features[:rows]))
-    if len(parts) == 1:
-        return parts[0]
-    return np.concatenate([p[0] for p in parts]), np.concatenate([p[1] for p in parts])
+        yield part, rows

@@ -20,7 +20,7 @@ import openvino as ov
 from openvino import frontend
 
 from vision_ops.card import card_to_json, read_card
-from vision_ops.precision import PASS_SIZE, Outputs, Precision, in_passes, num_threads
+from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes, num_threads
 
 TOLERANCE = 1e-3
 """largest difference of logits from torch's, relative to their largest, of a conversion in fp32"""
@@ -55,11 +55,13 @@ class OpenVinoNetwork:
         self.request = _compile(core, model, precision).create_infer_request()
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
-        return in_passes(pixels, PASS_SIZE, self._forward)
-
-    def _forward(self, pixels: np.ndarray) -> Outputs:
-        outputs = self.request.infer([pixels], share_inputs=True)
-        return outputs[0], outputs[1]
+        logits: list[np.ndarray] = []
+        features: list[np.ndarray] = []
+        for part, rows in full_passes(pixels, PASS_SIZE):
+            found = self.request.infer([part], share_inputs=True)
+            logits.append(found[0][:rows])
+            features.append(found[1][:rows])
+        return np.concatenate(logits), np.concatenate(features)
 
 
 def _compile(core: ov.Core, model: ov.Model, precision: Precision) -> ov.CompiledModel:

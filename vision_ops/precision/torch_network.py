@@ -1,6 +1,8 @@
 """A checkpoint run by torch: the reference on CPUs, the only back end on GPUs."""
 
+import ctypes
 import logging
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,11 +14,13 @@ from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
 from vision_ops.models import logits_and_embeddings
 from vision_ops.normalize import normalize
-from vision_ops.precision import PASS_SIZE, Outputs, Precision, in_passes
+from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes
 from vision_ops.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
+M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
+"""numbers of malloc.h"""
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -41,6 +45,8 @@ class TorchNetwork:
         compiled: bool = False,
     ) -> None:
         self.device = pick_device()
+        if self.device.type == "cpu":
+            keep_memory()
         refuse_unable(precision, self.device, path)
         model, self.card = load_checkpoint(path, self.device)
         self.precision: Precision = precision
@@ -57,21 +63,51 @@ class TorchNetwork:
     def __call__(self, pixels: np.ndarray) -> Outputs:
         size = self.batch_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
         try:
-            return in_passes(pixels, size, self._forward)
+            return self._outputs(pixels, size)
         except torch.OutOfMemoryError:
             if self.halved or size <= PASS_SIZE:
                 raise
             self.halved, self.batch_size = True, size // 2
             logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
             torch.cuda.empty_cache()
-            return in_passes(pixels, self.batch_size, self._forward)
+            return self._outputs(pixels, self.batch_size)
 
     @torch.inference_mode()
-    def _forward(self, pixels: np.ndarray) -> Outputs:
-        images = normalize(pixels, self.card.preprocess, self.device).to(self.dtype)
+    def _outputs(self, pixels: np.ndarray, size: int) -> Outputs:
+        """All passes are given to the device before the first answer is waited for.
+
+        A GPU then works on one pass while the next one is brought to it.
+        """
+        found: list[tuple[torch.Tensor, torch.Tensor]] = []
+        for part, rows in full_passes(pixels, size):
+            logits, features = self._forward(part)
+            # a compiled network writes its next outputs over these
+            found.append((logits[:rows].float().clone(), features[:rows].float().clone()))
+        logits, features = (torch.cat(column).cpu().numpy() for column in zip(*found, strict=True))
+        return logits, features
+
+    def _forward(self, part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+        staged = torch.from_numpy(part if part.flags.writeable else part.copy())
+        if self.device.type == "cuda":  # from pinned memory the copy does not stop this thread
+            staged = staged.pin_memory().to(self.device, non_blocking=True)
+        images = normalize(staged, self.card.preprocess, self.device).to(self.dtype)
         with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
-            logits, features = self.both(images)
-        return logits.float().cpu().numpy(), features.float().cpu().numpy()
+            return self.both(images)
+
+
+@cache
+def keep_memory() -> None:
+    """Have glibc keep what a pass frees for the next one, instead of giving it back to the system.
+
+    Eager networks on CPUs were 1.7 times as fast on AVX2 and 1.5 times on AMX. The process stays as
+    large as it once was. Other C libraries are left as they are.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError):
+        return
+    for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
+        mallopt(setting, value)
 
 
 class _Both(nn.Module):
