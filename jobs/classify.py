@@ -25,7 +25,7 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_thumbnails
-from jobs.runtime.resources import Resources
+from jobs.runtime.resources import Resources, decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig, absolute
@@ -40,6 +40,7 @@ from vision_ops.weights import Resolved, cache_folder, resolve
 
 logger = logging.getLogger(__name__)
 
+PASSES_PER_CALL = 4
 FEW_ROWS = 2_000
 """below, `auto` is fp32: to choose takes longer than a faster precision would gain"""
 
@@ -83,6 +84,7 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
+        config = replace(config, resources=decide_engine(config.resources, plan.rows))
         request = make_request(config, weights, run, plan)
         if config.dry_run:
             work = make_work(config, weights, recalled(request))
@@ -128,7 +130,8 @@ def make_request(config: Config, weights: Resolved, run: Run, plan: Plan) -> Req
         sha256=weights.sha256,
         precision=precision,
         embeddings=config.op.embeddings,
-        batch_size=config.resources.batch_size,
+        pass_size=config.op.pass_size,
+        compiled=config.op.compiled,
         sample="" if precision == "fp32" else f"{source.name} {config.decode}",
         folder=str(cache_folder()),
     )
@@ -168,21 +171,30 @@ def try_out(request: Request, decode: DecodeConfig, source: SampleSource) -> Cho
 def make_work(config: Config, weights: Resolved, choice: Choice | None) -> Work:
     """Decoding and the classifier, with the columns that it adds."""
     verdict = Verdict(**choice.verdict) if choice else None
+    op, told, batch_size = replace(config.op, precision="fp32"), "chosen when it starts", 32
+    if verdict:
+        told = f"{verdict.precision} on {verdict.back_end} sha256:{verdict.sha256}"
+        op = replace(
+            op,
+            precision=verdict.precision,
+            pass_size=verdict.pass_size,
+            compiled=verdict.compiled,
+        )
+        # several passes a call: a GPU then works on one while the next is brought to it
+        batch_size = verdict.pass_size * (1 if verdict.pass_size == 32 else PASSES_PER_CALL)
     return Work(
         decoder=Decode(config.decode, weights.card.preprocess),
         operator=Classifier,
-        config=replace(config.op, precision=verdict.precision if verdict else "fp32"),
+        config=op,
         columns=columns(config.op, weights.card),
         files={"weights": str(choice.path if choice else weights.path)},
         metadata={
             "weights": f"{weights.source} sha256:{weights.sha256}",
             "licence": weights.card.licence,
             "preprocess": str(weights.card.preprocess),
-            "network": f"{verdict.precision} on {verdict.back_end} sha256:{verdict.sha256}"
-            if verdict
-            else "chosen when it starts",
+            "network": told,
         },
-        batch_size=config.resources.batch_size or (verdict.batch_size if verdict else 0) or 32,
+        batch_size=config.resources.batch_size or batch_size,
     )
 
 

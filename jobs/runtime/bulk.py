@@ -11,14 +11,15 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Generator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from contextlib import closing
+from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import Progress, clock
-from jobs.runtime.resources import Resources
+from jobs.runtime.resources import Resources, inline_slices
 from jobs.runtime.run import Run, TooManyFailedError
-from jobs.runtime.work import Clock, Receipt, SliceReader, SliceWriter, Work
+from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
 logger = logging.getLogger(__name__)
 
@@ -87,12 +88,24 @@ def _receipts(
 
 
 def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
-    writer = SliceWriter(run, work)
-    reader = SliceReader(plan.origin, run.uri, work.decoder, resources.decode_timeout_s)
-    with closing(reader):
-        for piece in plan.todo:
-            laps = Clock()
-            yield writer.write(piece, reader.read(piece, work.batch_size, laps), laps)
+    """Slices in threads: one is inferred, on all cores, while others are decoded or written."""
+    args = make_reader_args(run, plan, work, resources)
+    pieces = iter(plan.todo)
+    with closing(SliceWorker(SliceWriter(run, work), args)) as worker:
+        threads = inline_slices(resources)
+        if threads == 1:  # in the main thread, where a debugger is at home
+            yield from map(worker, pieces)
+            return
+        with ThreadPoolExecutor(threads) as pool:
+            flying = {pool.submit(worker, piece) for piece in islice(pieces, threads + 1)}
+            try:
+                while flying:
+                    done, flying = wait(flying, return_when=FIRST_COMPLETED)
+                    flying |= {pool.submit(worker, piece) for piece in islice(pieces, len(done))}
+                    for future in done:
+                        yield future.result()
+            finally:
+                pool.shutdown(cancel_futures=True)
 
 
 def find_bound(seconds: Mapping[str, float], available: float, workers: int) -> str:

@@ -5,13 +5,14 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from contextlib import closing
+from dataclasses import replace
 from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
-from jobs.runtime.resources import Resources, joins_cluster, local_cpus, make_pool
+from jobs.runtime.resources import Resources, inline_slices, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
-from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work
+from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work, make_reader_args
 
 SAMPLE_ROWS = 64
 
@@ -50,7 +51,7 @@ def _endings(counts: Mapping[str, int], none: str) -> str:
 
 def _resources(resources: Resources) -> str:
     if resources.engine == "inline":
-        return "inline: one process"
+        return f"inline: this process, {inline_slices(resources)} slices at a time"
     if joins_cluster():
         return f"the cluster at {os.environ['RAY_ADDRESS']} decides"
     cpus = local_cpus(resources)
@@ -61,11 +62,12 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     """Time to go, from reading, decoding and inferring the first rows here."""
     if not plan.todo:
         return "nothing to do"
-    reader = SliceReader(plan.origin, run.uri, work.decoder, resources.decode_timeout_s)
+    size = min(work.batch_size, SAMPLE_ROWS)
+    args = make_reader_args(run, plan, work, resources)
+    reader = SliceReader(replace(args, batch_size=size))
     writer = SliceWriter(run, work)
     with closing(reader):
-        size = min(work.batch_size, SAMPLE_ROWS)
-        batches = reader.read(plan.todo[0], size, Clock())
+        batches = reader.read(plan.todo[0], Clock())
         first = next(batches, None)
         if first is None:
             return "the first slice has no rows"

@@ -29,9 +29,18 @@ from jobs.runtime.ray_start import start_ray
 from jobs.runtime.resources import Pool, Resources, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.slices import Row, Slice
-from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import S3, Storage, cache_folder
-from jobs.runtime.work import Clock, DecodedBatch, Receipt, SliceReader, SliceWriter, Work
+from jobs.runtime.work import (
+    Clock,
+    DecodedBatch,
+    ReaderArgs,
+    Receipt,
+    SliceReader,
+    SliceWorker,
+    SliceWriter,
+    Work,
+    make_reader_args,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -48,17 +57,6 @@ TRIAL_CPUS = 8
 PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
 
 
-@dataclass(frozen=True, kw_only=True)
-class ReaderArgs:
-    """What a SliceReader is made of, to be sent to where it runs."""
-
-    origin: Origin
-    run_uri: str
-    decoder: Decoder
-    timeout_s: float
-    batch_size: int
-
-
 def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
     """Receipts in the order in which slices end. Starts or joins Ray."""
     start_ray(resources)
@@ -68,13 +66,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
     logger.info("ray: %s", pool)
     if num_nodes() > 1 and not run.uri.startswith(S3):
         logger.warning("out: %s must be a folder that all %d nodes share", run.uri, num_nodes())
-    args = ReaderArgs(
-        origin=plan.origin,
-        run_uri=run.uri,
-        decoder=work.decoder,
-        timeout_s=resources.decode_timeout_s,
-        batch_size=work.batch_size,
-    )
+    args = make_reader_args(run, plan, work, resources)
     try:
         dataset = _dataset(run, plan.todo, work, args, pool)
         for row in dataset.iter_rows():
@@ -187,15 +179,14 @@ def decode_slices(table: pa.Table, key: bytes) -> pa.Table:
 def _reader(key: bytes) -> SliceReader:
     """The reader of this process: its decoder outlives a task. Keyed by the pickled arguments."""
     args: ReaderArgs = pickle.loads(key)
-    return SliceReader(args.origin, args.run_uri, args.decoder, args.timeout_s)
+    return SliceReader(args)
 
 
 def _pack(piece: Slice, key: bytes) -> bytes:
     """A decoded slice as bytes: rows, stages, seconds and the pixels behind each other."""
     laps = Clock()
     batches = list[tuple[Sequence[Row], Sequence[str], np.ndarray]]()
-    args: ReaderArgs = pickle.loads(key)
-    for batch in _reader(key).read(piece, args.batch_size, laps):
+    for batch in _reader(key).read(piece, laps):
         batches.append((batch.rows, batch.stages, batch.pixels.copy()))
     return pickle.dumps((laps.seconds, batches), protocol=5)
 
@@ -224,8 +215,7 @@ class SliceActor:
         work = replace(work, files=local)
         uri, storage, manifest = run_args
         self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
-        self.args = reader_args
-        self.readers: list[SliceReader] = []  # those that no call is using
+        self.worker = SliceWorker(self.writer, reader_args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
         """Slices to receipts. Called by two threads: while one infers, one reads or writes."""
@@ -239,19 +229,9 @@ class SliceActor:
                 laps.seconds.update(seconds)
                 receipt = self.writer.write(piece, batches, laps)
             else:
-                receipt = self._read_and_write(piece)
+                receipt = self.worker(piece)
             done.append(pickle.dumps(receipt))
         return pa.table({"receipt": pa.array(done, pa.binary())})
-
-    def _read_and_write(self, piece: Slice) -> Receipt:
-        args, laps = self.args, Clock()
-        try:
-            reader = self.readers.pop()
-        except IndexError:
-            reader = SliceReader(args.origin, args.run_uri, args.decoder, args.timeout_s)
-        receipt = self.writer.write(piece, reader.read(piece, args.batch_size, laps), laps)
-        self.readers.append(reader)
-        return receipt
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,9 +1,12 @@
 """How a job is run: how fast, how patient. Nothing here changes a result."""
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
+FEW_ROWS = 10_000
+"""below, Ray's start (7 s on two cores) is a good part of the work"""
+MAX_INLINE_SLICES = 8
 Placement = Literal["together", "apart"]
 
 
@@ -11,13 +14,15 @@ Placement = Literal["together", "apart"]
 class Resources:
     """How a bulk job is run; never changes a result."""
 
-    engine: Literal["ray", "inline"] = "ray"
-    """ray: actors, here or on a cluster; inline: this process, for a debugger or a few images"""
+    engine: Literal["auto", "ray", "inline"] = "auto"
+    """ray: actors, here or on a cluster; inline: this process; auto: inline for fewer rows than
+    repay Ray's start, where no cluster is named"""
     placement: Literal["auto", "together", "apart"] = "auto"
     """together: an actor reads, decodes and infers; apart: CPU tasks decode for (GPU) actors;
     auto: apart with GPUs, else together"""
     actors: int = 0
-    """operator actors; 0: one per GPU, without GPUs as many as fit the CPUs"""
+    """operator actors; 0: one per GPU, without GPUs as many as fit the CPUs; inline: slices at a
+    time, 1 for a debugger"""
     cpus_per_actor: float = 1.0
     """CPUs that an actor without GPU reserves"""
     gpus_per_actor: float = 1.0
@@ -94,6 +99,19 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
         gpus_per_actor=resources.gpus_per_actor if on_gpu else 0.0,
         threads=max(1, int(cpus / actors)),
     )
+
+
+def decide_engine(resources: Resources, rows: int) -> Resources:
+    """The same with `auto` decided, for a plan of so many rows (-1: not known)."""
+    if resources.engine != "auto":
+        return resources
+    few = 0 <= rows < FEW_ROWS and not joins_cluster()
+    return replace(resources, engine="inline" if few else "ray")
+
+
+def inline_slices(resources: Resources) -> int:
+    """Slices that the inline engine works on at a time: each has a decoder of its own."""
+    return resources.actors or max(2, min(MAX_INLINE_SLICES, local_cpus(resources)))
 
 
 def local_cpus(resources: Resources) -> int:

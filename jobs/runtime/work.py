@@ -21,7 +21,8 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.runtime.decoding import NUM_SLOTS, Decoder, GuardedDecoder
-from jobs.runtime.plan import load_files
+from jobs.runtime.plan import Plan, load_files
+from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Row, Slice
 from jobs.runtime.sources import read_slice
@@ -88,19 +89,40 @@ class DecodedBatch:
     """uint8 (number of good rows, *shape), read-only; valid until the second next batch"""
 
 
+@dataclass(frozen=True, kw_only=True)
+class ReaderArgs:
+    """What a SliceReader is made of; picklable to where it runs."""
+
+    origin: Origin
+    run_uri: str
+    decoder: Decoder
+    timeout_s: float
+    """for one image to be decoded"""
+    batch_size: int
+
+
+def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
+    """How the slices of a run are read."""
+    return ReaderArgs(
+        origin=plan.origin,
+        run_uri=run.uri,
+        decoder=work.decoder,
+        timeout_s=resources.decode_timeout_s,
+        batch_size=work.batch_size,
+    )
+
+
 class SliceReader:
     """Reads and decodes slices, one decoder process kept between them."""
 
-    def __init__(self, origin: Origin, run_uri: str, decoder: Decoder, timeout_s: float) -> None:
-        self.origin = origin
-        self.run_uri = run_uri
-        self.guard = GuardedDecoder(decoder, timeout_s)
+    def __init__(self, args: ReaderArgs) -> None:
+        self.args = args
+        self.guard = GuardedDecoder(args.decoder, args.timeout_s)
 
-    def read(
-        self, piece: Slice, batch_size: int, clock: "Clock"
-    ) -> Generator[DecodedBatch, None, None]:
+    def read(self, piece: Slice, clock: "Clock") -> Generator[DecodedBatch, None, None]:
         """The slice in batches; the next one is being decoded while one is used."""
-        rows = read_slice(self.origin, load_files(self.run_uri, self.origin.storage, piece))
+        origin, batch_size = self.args.origin, self.args.batch_size
+        rows = read_slice(origin, load_files(self.args.run_uri, origin.storage, piece))
         flying: deque[list[Row]] = deque()
         try:
             while True:
@@ -234,6 +256,32 @@ class SliceWriter:
         sink = pa.BufferOutputStream()
         pq.write_table(table.cast(schema), sink, compression="zstd")
         self.run.storage.put(self.run.part_uri(piece.slice_id), sink.getvalue())
+
+
+class SliceWorker:
+    """Slices from bytes to parts in this process; for several threads, each with its decoder."""
+
+    def __init__(self, writer: SliceWriter, args: ReaderArgs) -> None:
+        self.writer = writer
+        self.args = args
+        self.readers: list[SliceReader] = []  # those that no thread is using
+
+    def __call__(self, piece: Slice) -> Receipt:
+        """Read, decode, infer and write one slice."""
+        clock = Clock()
+        try:
+            reader = self.readers.pop()
+        except IndexError:
+            reader = SliceReader(self.args)
+        try:
+            return self.writer.write(piece, reader.read(piece, clock), clock)
+        finally:
+            self.readers.append(reader)
+
+    def close(self) -> None:
+        """End the decoders."""
+        for reader in self.readers:
+            reader.close()
 
 
 def to_arrow(values: Any, type: pa.DataType) -> pa.Array:

@@ -107,7 +107,7 @@ def test_a_killed_run_repeated_ends_with_the_same_bytes(
     chance = random.Random(f"{victim} {seed}")
     out = tmp_path / "out"
     actors = "1" if placement == "apart" else "2"
-    pool = ("--resources.placement", placement, "--resources.actors", actors)
+    pool = ("--resources.engine", "ray", "--resources.placement", placement, "--resources.actors", actors)
     run = start(options, out, *pool, "--resources.num-cpus", "2")
     try:
         wait_for_parts(out, chance.randrange(1, len(expected) - 4), run)
@@ -125,7 +125,8 @@ def test_a_killed_run_repeated_ends_with_the_same_bytes(
     if victim != "driver" and hit != [run.pid]:
         assert run.returncode == 0, (tmp_path / "out.log").read_text()
 
-    again = start(options, out, "--resources.batch-size", "7", "--resources.actors", "1")
+    other = ("--resources.batch-size", "7", "--resources.actors", "1")
+    again = start(options, out, "--resources.engine", "ray", *other)
     assert again.wait(END_S) == 0, (tmp_path / "out.log").read_text()
 
     assert parts_of(out) == expected

@@ -20,7 +20,7 @@ from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.precision.openvino_network import native
 
 INLINE = Resources(engine="inline")
-RAY = Resources(num_cpus=2, actors=2)
+RAY = Resources(engine="ray", num_cpus=2, actors=2)
 SIZE_PX = 16
 
 

@@ -17,7 +17,7 @@ from vision_ops.normalize import normalize
 from vision_ops.precision import full_passes, open_network
 from vision_ops.precision.choose import Sample, agreement, choose, cosine
 from vision_ops.precision.openvino_network import convert, native, quantise
-from vision_ops.precision.verdicts import Request, recall
+from vision_ops.precision.verdicts import Request, has_gpu, recall
 from vision_ops.preprocess import Preprocess
 
 SIZE = 48
@@ -220,6 +220,10 @@ def test_what_cannot_be_had_is_refused_and_says_what_can(weights, folder, sample
     empty = replace(sample, calibration=pictures(0))
     with pytest.raises(ValueError, match="no images beside the judged ones to calibrate by"):
         choose(request_for(weights, folder / "absent", precision="int8"), empty)
+    for ignored in ({"compiled": True}, {"pass_size": 64}):
+        if not has_gpu():
+            with pytest.raises(ValueError, match="are for GPUs"):
+                choose(request_for(weights, folder / "absent", **ignored), sample)
     with pytest.raises(ValueError, match="no image to judge it by"):
         choose(request_for(weights, folder / "absent", precision="int8"), None)
 

@@ -17,12 +17,18 @@ class ClassifierConfig:
     """checkpoint; it carries the network, its input size, mean, std and class names"""
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     """auto: the fastest here that names 99 % of a sample as fp32 does; fp32 where nothing judged"""
+    pass_size: int = 0
+    """images of a forward pass on a GPU; 0: what measures best, or a whole call"""
+    compiled: bool = False
+    """run by torch.compile on a GPU; `auto` finds out whether that pays"""
     top_k: int = 10
     """how many of the most probable classes are kept; fewer where there are fewer classes"""
     embeddings: bool = False
     """add the penultimate features, to search and to compare pictures by"""
 
     def __post_init__(self) -> None:
+        if self.pass_size < 0:
+            raise ValueError(f"pass_size {self.pass_size}: must not be negative")
         if self.top_k < 1:
             raise ValueError(f"top_k {self.top_k}: must be at least 1")
 
@@ -46,7 +52,9 @@ class Classifier:
     def __init__(self, config: ClassifierConfig) -> None:
         self.config = config
         precision = "fp32" if config.precision == "auto" else config.precision
-        self.network = open_network(config.weights, precision)
+        self.network = open_network(
+            config.weights, precision, pass_size=config.pass_size, compiled=config.compiled
+        )
         self.card = self.network.card
         self.top_k = min(config.top_k, len(self.card.classes))
         self.classes = np.array(self.card.classes, dtype=object)

@@ -44,11 +44,11 @@ class Network(Protocol):
 
 
 def open_network(
-    path: str | Path, precision: Precision = "fp32", *, batch_size: int = 0, compiled: bool = False
+    path: str | Path, precision: Precision = "fp32", *, pass_size: int = 0, compiled: bool = False
 ) -> Network:
     """The network of a file on this process' device (its GPU, else the CPU), ready to run.
 
-    It takes as many threads as OMP_NUM_THREADS allows. On a GPU a pass holds `batch_size` images
+    It takes as many threads as OMP_NUM_THREADS allows. On a GPU a pass holds `pass_size` images
     (0: as many as a call brings), and `compiled` asks for torch.compile. Raises ValueError for a
     file that is none, and for a precision that this device or file does not have.
     """
@@ -58,7 +58,7 @@ def open_network(
         return OpenVinoNetwork(path, precision)
     from vision_ops.precision.torch_network import TorchNetwork
 
-    return TorchNetwork(path, precision, batch_size=batch_size, compiled=compiled)
+    return TorchNetwork(path, precision, pass_size=pass_size, compiled=compiled)
 
 
 def num_threads() -> int:

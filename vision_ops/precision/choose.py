@@ -37,9 +37,9 @@ logger = logging.getLogger(__name__)
 
 MIN_AGREEMENT = 0.99
 MIN_COSINE = 0.999
-WARM_UP = 32
-"""images before the clock starts: the first pass allocates and compiles"""
-GPU_BATCHES = (32, 64, 128, 256, 512)
+MIN_SECONDS = 0.3
+"""that a candidate is timed"""
+GPU_PASSES = (32, 64, 128, 256, 512)
 GPU_HEADROOM = 0.5
 """part of the GPU's memory that a pass may take while sizes are tried"""
 
@@ -58,11 +58,9 @@ class Candidate:
         held = "openvino" if is_compiled(self.path) else "onnx" if is_onnx(self.path) else "torch"
         return f"{self.precision} {held}" + (" compiled" if self.compiled else "")
 
-    def open(self, batch_size: int = 0) -> Network:
+    def open(self, pass_size: int = 0) -> Network:
         """The network, ready to run."""
-        return open_network(
-            self.path, self.precision, batch_size=batch_size, compiled=self.compiled
-        )
+        return open_network(self.path, self.precision, pass_size=pass_size, compiled=self.compiled)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +100,11 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
     known = recall(request)
     if known is not None:
         return known
+    if not has_gpu() and (request.compiled or request.pass_size not in (0, PASS_SIZE)):
+        raise ValueError(
+            f"op.compiled {request.compiled}, op.pass_size {request.pass_size}: are for GPUs; "
+            f"on a CPU OpenVINO compiles, and a pass holds {PASS_SIZE} images"
+        )
     refused: dict[str, str] = {}
     plain = _fp32(request, refused)
     if sample is None or not len(sample.judged):
@@ -146,7 +149,7 @@ def _fp32(request: Request, refused: dict[str, str]) -> Candidate:
     """The reference: compiled where it can be, else as it is, with the reason kept."""
     weights = Path(request.weights)
     if has_gpu() or is_compiled(weights) or is_onnx(weights):
-        return Candidate(precision="fp32", path=weights)
+        return Candidate(precision="fp32", path=weights, compiled=request.compiled)
     try:
         from vision_ops.precision.openvino_network import convert
     except ModuleNotFoundError as missing:
@@ -188,7 +191,8 @@ def _faster(
         return
     for precision in wanted:
         if precision in ("bf16", "fp16"):
-            yield replace(plain, precision=precision)
+            if not request.compiled:
+                yield replace(plain, precision=precision)
             if has_gpu():
                 yield replace(plain, precision=precision, compiled=True)
         elif precision == "int8":
@@ -207,10 +211,13 @@ def _quantised(request: Request, plain: Candidate, sample: Sample) -> Path:
 
 def _timed(network: Network, pixels: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
     """Logits and features of the pictures, and images/s once warm."""
-    network(pixels[:WARM_UP])
-    start = time.perf_counter()
-    found = network(pixels)
-    return found, len(pixels) / (time.perf_counter() - start)
+    network(pixels if has_gpu() else pixels[:PASS_SIZE])  # compiles and allocates
+    start, times = time.perf_counter(), 0
+    while True:
+        found, times = network(pixels), times + 1
+        passed = time.perf_counter() - start
+        if passed >= MIN_SECONDS:
+            return found, times * len(pixels) / passed
 
 
 def _best(request: Request, trials: Sequence[Trial], refused: dict[str, str]) -> Trial:
@@ -244,7 +251,7 @@ def _kept(
     verdict = Verdict(
         precision=candidate.precision,
         back_end=candidate.name.partition(" ")[2],
-        batch_size=_batch_size(request, candidate),
+        pass_size=_pass_size(request, candidate),
         agreement=best.agreement,
         cosine=best.cosine,
         judged=judged,
@@ -257,18 +264,18 @@ def _kept(
     return verdict, candidate.path
 
 
-def _batch_size(request: Request, candidate: Candidate) -> int:
+def _pass_size(request: Request, candidate: Candidate) -> int:
     """Images of a pass: fixed on CPUs; on a GPU the smallest size within 3 % of the fastest."""
     if not has_gpu() or is_compiled(candidate.path):
         return PASS_SIZE
-    if request.batch_size:
-        return request.batch_size
+    if request.pass_size:
+        return request.pass_size
     import torch
 
     preprocess = read_card(candidate.path).preprocess
     shape = (preprocess.height_px, preprocess.width_px, 3)
     rates: dict[int, float] = {}
-    for size in GPU_BATCHES:
+    for size in GPU_PASSES:
         try:
             torch.cuda.reset_peak_memory_stats()
             pixels = np.zeros((size * 4, *shape), np.uint8)

@@ -31,7 +31,7 @@ DTYPES: dict[str, torch.dtype] = {
 class TorchNetwork:
     """A `vision_ops.precision.Network` on the GPU that this process may use, else on the CPU.
 
-    On a CPU a pass always holds 32 images. On a GPU it holds `batch_size`, or what a call brings
+    On a CPU a pass always holds 32 images. On a GPU it holds `pass_size`, or what a call brings
     rounded up to 32; where the memory does not suffice the size is halved, once, and that is said.
     fp32 is full fp32 (no TF32); bf16 and fp16 hold weights and activations in that type.
     """
@@ -41,7 +41,7 @@ class TorchNetwork:
         path: str | Path,
         precision: Precision = "fp32",
         *,
-        batch_size: int = 0,
+        pass_size: int = 0,
         compiled: bool = False,
     ) -> None:
         self.device = pick_device()
@@ -57,20 +57,20 @@ class TorchNetwork:
         if compiled:
             self.back_end = "torch compiled"
             self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
-        self.batch_size = PASS_SIZE if self.device.type == "cpu" else batch_size
+        self.pass_size = PASS_SIZE if self.device.type == "cpu" else pass_size
         self.halved = False
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
-        size = self.batch_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
+        size = self.pass_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
         try:
             return self._outputs(pixels, size)
         except torch.OutOfMemoryError:
             if self.halved or size <= PASS_SIZE:
                 raise
-            self.halved, self.batch_size = True, size // 2
+            self.halved, self.pass_size = True, size // 2
             logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
             torch.cuda.empty_cache()
-            return self._outputs(pixels, self.batch_size)
+            return self._outputs(pixels, self.pass_size)
 
     @torch.inference_mode()
     def _outputs(self, pixels: np.ndarray, size: int) -> Outputs:

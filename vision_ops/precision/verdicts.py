@@ -32,8 +32,10 @@ class Request:
     precision: Literal["auto", "fp32", "bf16", "fp16", "int8"] = "auto"
     embeddings: bool = False
     """embeddings are kept, and judged too"""
-    batch_size: int = 0
+    pass_size: int = 0
     """images of a pass on a GPU; 0: by measurement"""
+    compiled: bool = False
+    """torch.compile is asked for, whatever it brings"""
     sample: str = ""
     """name of the sample that it is judged by: another one, another verdict"""
     folder: str
@@ -46,8 +48,8 @@ class Verdict:
 
     precision: Precision
     back_end: str
-    batch_size: int = 0
-    """images of a pass; 0: as many as a call brings"""
+    pass_size: int
+    """images of a forward pass"""
     agreement: float = 1.0
     """share of the judged images whose label is that of fp32 over exactly decoded pixels"""
     cosine: float = 1.0
@@ -61,6 +63,11 @@ class Verdict:
     machine: str
     sha256: str
     """of the file that is run"""
+
+    @property
+    def compiled(self) -> bool:
+        """Whether torch.compile is to run it."""
+        return self.back_end.endswith(" compiled")
 
     def __str__(self) -> str:
         tried = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in self.rates.items())

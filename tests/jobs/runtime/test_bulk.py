@@ -141,7 +141,7 @@ def test_failed_rows_are_tried_again_only_when_asked(tmp_path: Path):
 def test_too_many_failures_end_the_run_with_their_causes_and_keep_what_is_done(tmp_path: Path):
     bad = {i: b"bad" for i in range(60, 130)}
     pictures = make_pictures(tmp_path / "in", 130, bad)
-    resources = Resources(engine="inline", max_failed_fraction=0.2)
+    resources = Resources(engine="inline", actors=1, max_failed_fraction=0.2)
 
     with pytest.raises(TooManyFailedError, match=r"40 of 100 .*\n *40  decode: .*bad bytes N"):
         run_toy(pictures, tmp_path / "out", resources)
