@@ -1,11 +1,12 @@
 # make demo    the whole road on sample data, in .venv
 # make test    the tests; make test-all with the slow ones; make check lints and types
+# make bench   Argus beside its peers, ten minutes on two cores; BENCH='--count 5000 …' for more
 PYTHON ?= python3
 RUN := .venv/bin/python
 SUMMARY := import json; run = json.load(open("runs/evaluate/metrics.json")); counts = run["counts"]; \
 	print("demo ok: accuracy {:.4f}, {} images, {} failed, report {}".format(run["accuracy"], \
 	counts["read"], counts["failed"], "runs/evaluate/report/index.html"))
-.PHONY: setup demo check test test-all lock
+.PHONY: setup demo check test test-all bench lock
 
 setup: .venv/.ready
 
@@ -32,6 +33,16 @@ test: setup
 
 test-all: setup
 	$(RUN) -m pytest -q
+
+# Daft wants an older pyarrow than Argus: an environment of its own
+.venv/daft/.ready: .venv/.ready
+	$(RUN) -m uv venv --quiet --clear --python $(RUN) .venv/daft
+	$(RUN) -m uv pip install --quiet --compile-bytecode --python .venv/daft/bin/python daft \
+		jaxtyping nncf openvino safetensors simplejpeg torch torchvision
+	touch $@
+
+bench: .venv/daft/.ready
+	$(RUN) -m tests.benchmarks.peers $(BENCH)
 
 # three equal signs keep pip from taking a local build such as 2.15.0+cpu for the pinned torch
 lock:

@@ -203,7 +203,7 @@ def _quantised(request: Request, plain: Candidate, sample: Sample) -> Path:
     from vision_ops.precision.openvino_network import quantise
 
     seen = hashlib.sha256(sample.calibration.tobytes()).hexdigest()
-    path = network_path(request, "int8", seen)
+    path = network_path(request, "int8", f"{seen} {machine()}")
     if not path.is_file():
         write_whole(path, quantise(plain.path.read_bytes(), sample.calibration))
     return path

@@ -16,9 +16,19 @@ from typing import Literal
 from vision_ops.card import COMPILED_SUFFIX, write_whole
 from vision_ops.precision import Precision
 
-FORMAT = 1
+FORMAT = 2
 """raised when kept verdicts or networks are no longer what this code would make"""
-FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "asimd", "i8mm")
+FLAGS = (
+    "avx2",
+    "avx_vnni",
+    "avx512f",
+    "avx512_vnni",
+    "avx512_bf16",
+    "amx_bf16",
+    "amx_int8",
+    "asimd",
+    "i8mm",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +117,13 @@ def machine() -> str:
     flags = re.search(r"(?:flags|Features)\s*: (.*)", told)
     able = set(flags[1].split()) if flags else set[str]()
     return " ".join([name[1] if name else platform.machine(), *(f for f in FLAGS if f in able)])
+
+
+def has_vnni() -> bool:
+    """Whether this CPU sums int8 products without saturating (x86's VNNI or AMX, Arm's I8MM)."""
+    return any(
+        flag in machine().split() for flag in ("avx_vnni", "avx512_vnni", "amx_int8", "i8mm")
+    )
 
 
 def has_gpu() -> bool:
