@@ -35,7 +35,7 @@ from jobs.runtime.epochs import (
 )
 from jobs.runtime.examples import (
     Examples,
-    Reading,
+    ReaderArgs,
     class_names,
     held_out,
     targets,
@@ -204,7 +204,7 @@ def read_data(run: Run, config: Config) -> tuple[Examples, Examples]:
     found = [
         read_examples(
             plan,
-            Reading(
+            ReaderArgs(
                 origin=plan.origin,
                 run_uri=where,
                 decoder=Decode(config.decode, config.model.preprocess),

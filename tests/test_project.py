@@ -49,17 +49,26 @@ def test_layers_hold(path: Path):
     elif parts[0] == "jobs":
         banned = ("cluster", "tests")
         others = {name for name in found if is_below(name, "jobs")}
-        assert all(is_below(name, "jobs.runtime") or name == "jobs" for name in others), others
+        shared = ("jobs.runtime", "jobs.pictures")
+        assert all(is_below(name, *shared) or name == "jobs" for name in others), others
     else:
         banned = ("vision_ops", "jobs", "tests")
     assert not [name for name in found if is_below(name, *banned)]
 
 
-def test_decoder_processes_start_without_torch_and_ray():
-    code = "import sys, vision_ops.decode, jobs.runtime.decoding; print(*sys.modules)"
-    command = [sys.executable, "-c", code]
+@pytest.mark.parametrize(
+    ("modules", "heavy"),
+    [
+        ("vision_ops.decode, jobs.runtime.decoding", {"torch", "ray", "pyarrow"}),
+        ("jobs.classify", {"torch", "ray", "openvino", "matplotlib"}),
+        ("jobs.runtime.ray_engine, vision_ops.precision.openvino_network", {"torch", "nncf"}),
+    ],
+    ids=["decoders", "drivers", "actors on CPUs"],
+)
+def test_processes_start_without_what_they_do_not_need(modules: str, heavy: set[str]):
+    command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]
     loaded = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
-    assert not {"torch", "ray", "pyarrow"} & set(loaded.stdout.split())
+    assert not heavy & set(loaded.stdout.split())
 
 
 def test_no_module_has_a_name_that_says_nothing():

@@ -17,7 +17,7 @@ from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import Progress, clock
-from jobs.runtime.resources import Resources, inline_slices
+from jobs.runtime.resources import Resources, inline_turns
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
@@ -65,7 +65,8 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
     if plan.todo:
         working = run.laps["first slice"] + run.laps["other slices"]
-        bound = find_bound(seconds, working * len(workers), len(workers))
+        turns = inline_turns(resources) if resources.engine == "inline" else 1
+        bound = find_bound(seconds, working * len(workers) * turns, len(workers) * turns)
         run.note(seconds=spent, rows_of_attempt=progress.rows, bound=bound)
         logger.info("bound by %s", bound)
     run.note(counts=_with_read(counts))
@@ -88,16 +89,16 @@ def _receipts(
 
 
 def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
-    """Slices in threads: one is inferred, on all cores, while others are decoded or written."""
+    """Slices in threads: each core infers one, while another is decoded or written."""
     args = make_reader_args(run, plan, work, resources)
     pieces = iter(plan.todo)
-    with closing(SliceWorker(SliceWriter(run, work), args)) as worker:
-        threads = inline_slices(resources)
-        if threads == 1:  # in the main thread, where a debugger is at home
+    turns = inline_turns(resources)
+    with closing(SliceWorker(SliceWriter(run, work, turns), args)) as worker:
+        if turns == 1:  # in the main thread, where a debugger is at home
             yield from map(worker, pieces)
             return
-        with ThreadPoolExecutor(threads) as pool:
-            flying = {pool.submit(worker, piece) for piece in islice(pieces, threads + 1)}
+        with ThreadPoolExecutor(turns + 1) as pool:
+            flying = {pool.submit(worker, piece) for piece in islice(pieces, turns + 1)}
             try:
                 while flying:
                     done, flying = wait(flying, return_when=FIRST_COMPLETED)

@@ -10,7 +10,7 @@ from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
-from jobs.runtime.resources import Resources, inline_slices, joins_cluster, local_cpus, make_pool
+from jobs.runtime.resources import Resources, inline_turns, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work, make_reader_args
 
@@ -51,7 +51,7 @@ def _endings(counts: Mapping[str, int], none: str) -> str:
 
 def _resources(resources: Resources) -> str:
     if resources.engine == "inline":
-        return f"inline: this process, {inline_slices(resources)} slices at a time"
+        return f"inline: this process, {inline_turns(resources)} slices inferred at a time"
     if joins_cluster():
         return f"the cluster at {os.environ['RAY_ADDRESS']} decides"
     cpus = local_cpus(resources)

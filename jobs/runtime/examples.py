@@ -17,30 +17,17 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.decoding import Decoder
 from jobs.runtime.plan import Plan
 from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.slices import Slice
-from jobs.runtime.sources.origin import Origin
-from jobs.runtime.work import Clock, SliceReader
+from jobs.runtime.work import Clock, ReaderArgs, SliceReader
 
 logger = logging.getLogger(__name__)
 
-BATCH_SIZE = 64
 """images that the decoder process gets at once"""
 JUDGED_FROM_ROWS = 100
 SCHEMA = pa.schema([("slice", pa.binary()), ("rows", pa.binary()), ("pixels", pa.large_binary())])
 """a row per slice: its description; pickled ids, truths and errors; the pixels of its good rows"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reading:
-    """How pictures are read: what a SliceReader is made of, to be sent to where it runs."""
-
-    origin: Origin
-    run_uri: str
-    decoder: Decoder
-    timeout_s: float
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +149,7 @@ def _decode(reader: SliceReader, pieces: Sequence[Slice]) -> pa.Table:
     for piece in pieces:
         batches = [
             ([(row.id, row.truth, row.error) for row in batch.rows], batch.pixels.copy())
-            for batch in reader.read(piece, BATCH_SIZE, Clock())
+            for batch in reader.read(piece, Clock())
         ]
         rows.append(pickle.dumps([each for told, _ in batches for each in told]))
         pixels.append(b"".join(array.tobytes() for _, array in batches))
@@ -170,10 +157,9 @@ def _decode(reader: SliceReader, pieces: Sequence[Slice]) -> pa.Table:
     return pa.table([described, rows, pixels], schema=SCHEMA)
 
 
-def decode_here(plan: Plan, reading: Reading) -> list[pa.Table]:
+def decode_here(plan: Plan, reading: ReaderArgs) -> list[pa.Table]:
     """Every slice of the plan, decoded in this process's own decoder child."""
-    reader = SliceReader(reading.origin, reading.run_uri, reading.decoder, reading.timeout_s)
-    with closing(reader):
+    with closing(SliceReader(reading)) as reader:
         return [_decode(reader, [piece]) for piece in plan.slices]
 
 
@@ -186,8 +172,8 @@ def decode_pieces(table: pa.Table, key: bytes) -> pa.Table:
 @cache
 def _reader(key: bytes) -> SliceReader:
     """The reader of this process: its decoder outlives a task. Keyed by the pickled arguments."""
-    reading: Reading = pickle.loads(key)
-    return SliceReader(reading.origin, reading.run_uri, reading.decoder, reading.timeout_s)
+    reading: ReaderArgs = pickle.loads(key)
+    return SliceReader(reading)
 
 
 def rows_of(block: pa.Table) -> list[tuple[str, list[Any]]]:

@@ -50,8 +50,6 @@ MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
 USUAL_ROWS = 256
 """rows of a slice, to reserve memory by, where the plan does not know them"""
-CALLS_PER_ACTOR = 2
-"""slices that an actor works on: one is read, decoded or written while the other is inferred"""
 TRIAL_CPUS = 8
 """at most, for the one task that tries a run's operator out"""
 PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
@@ -91,15 +89,15 @@ def _dataset(
             memory=_payload_bytes(todo, work.decoder),  # and so Ray never fuses it with the actor
         )
     actors = min(pool.actors, len(todo))
-    alone = num_nodes() == 1
     return slices.map_batches(
         SliceActor,
         fn_constructor_kwargs={
             "run_args": (run.uri, run.storage, {"fingerprint": run.fingerprint}),
             "work": replace(work, files={}),
-            "files": {field: path if alone else _ship(path) for field, path in work.files.items()},
+            "files": _shippable(work.files),
             "reader_args": args,
             "threads": pool.threads,
+            "turns": pool.turns,
         },
         batch_size=1,
         batch_format="pyarrow",
@@ -108,8 +106,8 @@ def _dataset(
             min_size=1,
             max_size=actors,
             initial_size=actors,
-            max_tasks_in_flight_per_actor=CALLS_PER_ACTOR + 1,
-            max_concurrent_calls_per_actor=CALLS_PER_ACTOR,
+            max_tasks_in_flight_per_actor=pool.turns + 2,
+            max_concurrent_calls_per_actor=pool.turns + 1,
             enable_true_multi_threading=True,
         ),
         num_cpus=pool.cpus_per_actor,
@@ -117,8 +115,10 @@ def _dataset(
     )
 
 
-def call_on_ray(function: Callable[[], Answer], resources: Resources) -> Answer:
-    """`function()` as one task on a node of the run's kind: on all its CPUs, or on a GPU.
+def call_on_ray(
+    function: Callable[[Mapping[str, str]], Answer], resources: Resources, files: Mapping[str, str]
+) -> Answer:
+    """`function(files)` as one task on a node of the run's kind: on its CPUs, or on a GPU.
 
     The process ends with the task, and what it imported leaves memory.
     """
@@ -129,7 +129,8 @@ def call_on_ray(function: Callable[[], Answer], resources: Resources) -> Answer:
     gpus = pool.gpus_per_actor
     cpus = 1 if gpus else min(largest, TRIAL_CPUS)
     try:
-        return ray.get(_call.options(num_cpus=cpus, num_gpus=gpus or None).remote(function))
+        task = _call.options(num_cpus=cpus, num_gpus=gpus or None)
+        return ray.get(task.remote(function, _shippable(files)))
     except RayTaskError as failure:
         if isinstance(failure, ValueError):  # Ray raises a class of both
             raise ValueError(str(failure.cause)) from failure
@@ -137,8 +138,10 @@ def call_on_ray(function: Callable[[], Answer], resources: Resources) -> Answer:
 
 
 @ray.remote(max_calls=1)
-def _call(function: Callable[[], Answer]) -> Answer:
-    return function()
+def _call(
+    function: Callable[[Mapping[str, str]], Answer], files: Mapping[str, "str | Shipped"]
+) -> Answer:
+    return function(_unpacked(files))
 
 
 def num_nodes() -> int:
@@ -209,16 +212,16 @@ class SliceActor:
         files: Mapping[str, "str | Shipped"],
         reader_args: ReaderArgs,
         threads: int,
+        turns: int,
     ) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before any library looks
-        local = {field: str(unpack_file(file)) for field, file in files.items()}
-        work = replace(work, files=local)
+        work = replace(work, files=_unpacked(files))
         uri, storage, manifest = run_args
-        self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work)
+        self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work, turns)
         self.worker = SliceWorker(self.writer, reader_args)
 
     def __call__(self, table: pa.Table) -> pa.Table:
-        """Slices to receipts. Called by two threads: while one infers, one reads or writes."""
+        """Slices to receipts. Called by a thread more than infer: that one reads or writes."""
         done = []
         for number in range(table.num_rows):
             piece: Slice = pickle.loads(table["slice"][number].as_py())
@@ -240,6 +243,16 @@ class Shipped:
 
     data: ray.ObjectRef
     name: str
+
+
+def _shippable(files: Mapping[str, str]) -> dict[str, "str | Shipped"]:
+    """Paths as they are where there is one node, else with what lies there."""
+    alone = num_nodes() == 1
+    return {name: path if alone else _ship(path) for name, path in files.items()}
+
+
+def _unpacked(files: Mapping[str, "str | Shipped"]) -> dict[str, str]:
+    return {name: str(unpack_file(file)) for name, file in files.items()}
 
 
 def _ship(path: str) -> Shipped:

@@ -22,7 +22,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedErr
 from ray.train.torch import TorchTrainer
 
 from jobs.runtime.epochs import Place, Training, run_worker
-from jobs.runtime.examples import Examples, Reading, decode_pieces, make_examples, rows_of
+from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.training import TrainingResources
@@ -33,7 +33,7 @@ STORE_SHARE = 0.8
 """part of Ray's object store that pictures may fill; beyond it Ray would spill them to disk"""
 
 
-def decode_in_tasks(plan: Plan, reading: Reading, resources: TrainingResources) -> Examples:
+def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Examples of every slice of the plan, decoded once by Ray Data's tasks. Starts or joins Ray.
 
     Raises ValueError, with the numbers, where the pictures do not fit the object store; a source

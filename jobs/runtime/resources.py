@@ -6,7 +6,8 @@ from typing import Literal
 
 FEW_ROWS = 10_000
 """below, Ray's start (7 s on two cores) is a good part of the work"""
-MAX_INLINE_SLICES = 8
+MAX_TURNS = 8
+"""slices that one process infers at a time; each wants a decoder process"""
 Placement = Literal["together", "apart"]
 
 
@@ -21,8 +22,8 @@ class Resources:
     """together: an actor reads, decodes and infers; apart: CPU tasks decode for (GPU) actors;
     auto: apart with GPUs, else together"""
     actors: int = 0
-    """operator actors; 0: one per GPU, without GPUs as many as fit the CPUs; inline: slices at a
-    time, 1 for a debugger"""
+    """operator actors; 0: one per GPU, without GPUs as many as fit the CPUs; inline: slices that
+    are inferred at a time, 1 for a debugger"""
     cpus_per_actor: float = 1.0
     """CPUs that an actor without GPU reserves"""
     gpus_per_actor: float = 1.0
@@ -60,6 +61,11 @@ class Pool:
     gpus_per_actor: float
     threads: int
     """of each actor: all together they use the CPUs, none is left idle or fought for"""
+
+    @property
+    def turns(self) -> int:
+        """Slices that an actor infers at a time: on CPUs one a core, on a GPU one."""
+        return 1 if self.gpus_per_actor else min(MAX_TURNS, self.threads)
 
     def __str__(self) -> str:
         each = f"{self.cpus_per_actor:g} CPU" + (
@@ -109,9 +115,9 @@ def decide_engine(resources: Resources, rows: int) -> Resources:
     return replace(resources, engine="inline" if few else "ray")
 
 
-def inline_slices(resources: Resources) -> int:
-    """Slices that the inline engine works on at a time: each has a decoder of its own."""
-    return resources.actors or max(2, min(MAX_INLINE_SLICES, local_cpus(resources)))
+def inline_turns(resources: Resources) -> int:
+    """Slices that the inline engine infers at a time: one per core, while there are few."""
+    return resources.actors or min(MAX_TURNS, local_cpus(resources))
 
 
 def local_cpus(resources: Resources) -> int:

@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 
 from jobs.runtime.epochs import Metrics, Place, Training, read_metrics, run_worker
-from jobs.runtime.examples import Examples, Reading, decode_here, make_examples, rows_of
+from jobs.runtime.examples import Examples, ReaderArgs, decode_here, make_examples, rows_of
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress
 from jobs.runtime.resources import Resources
@@ -62,7 +62,7 @@ class TrainingResources:
         return Resources(num_cpus=self.num_cpus, verbose=self.verbose)
 
 
-def read_examples(plan: Plan, reading: Reading, resources: TrainingResources) -> Examples:
+def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Every picture of the plan, decoded once and kept in memory.
 
     Raises ValueError where they do not fit, TooManyFailedError where too many cannot be decoded.

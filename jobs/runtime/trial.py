@@ -117,12 +117,13 @@ def settle(
     resources: Resources,
     *,
     recall: Callable[[], Choice | None],
-    try_out: Callable[[], Choice],
+    try_out: Callable[[Mapping[str, str]], Choice],
+    files: Mapping[str, str],
 ) -> Choice:
     """Choose once a run directory; later attempts keep the choice, and the very same file.
 
     `recall` tells at once what an earlier trial on this machine found. `try_out` finds out, in
-    seconds or a minute, and is called where the actors will be.
+    seconds or a minute, and is called where the actors will be, with the paths of `files` there.
     """
     known = run.manifest.get("network")
     if known:
@@ -132,24 +133,31 @@ def settle(
     found = recall() if here else None
     if found is None:
         logger.info("network: trying how it runs best here, once for these weights and images")
-        verdict, name, data = call_once(partial(_with_bytes, try_out), resources)
+        verdict, name, data = call_once(partial(_with_bytes, try_out), resources, files)
     else:
-        verdict, name, data = _with_bytes(lambda: found)
+        verdict, name, data = _with_bytes(lambda _: found, files)
     run.note(network={"verdict": verdict, "file": f"network/{name}"})
     path = run.storage.fetch(run.put(f"network/{name}", data))
     run.lap("network")
     return Choice(verdict=verdict, path=path)
 
 
-def call_once(function: Callable[[], Answer], resources: Resources) -> Answer:
-    """`function()` on a machine of the run's kind: here, or as one task of Ray."""
+def call_once(
+    function: Callable[[Mapping[str, str]], Answer], resources: Resources, files: Mapping[str, str]
+) -> Answer:
+    """`function(files)` on a machine of the run's kind: here, or as one task of Ray.
+
+    `files` are paths by name; a task on another node gets those of its copies.
+    """
     if resources.engine == "inline":
-        return function()
+        return function(files)
     from jobs.runtime.ray_engine import call_on_ray
 
-    return call_on_ray(function, resources)
+    return call_on_ray(function, resources, files)
 
 
-def _with_bytes(try_out: Callable[[], Choice]) -> tuple[Mapping[str, Any], str, bytes]:
-    choice = try_out()
+def _with_bytes(
+    try_out: Callable[[Mapping[str, str]], Choice], files: Mapping[str, str]
+) -> tuple[Mapping[str, Any], str, bytes]:
+    choice = try_out(files)
     return choice.verdict, choice.path.name, choice.path.read_bytes()

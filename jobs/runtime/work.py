@@ -47,8 +47,9 @@ class Work:
 
     decoder: Decoder
     """bytes to `pixels` of one shape"""
-    operator: Callable[[Any], Callable[[Batch], Batch]]
-    """made once per actor as `operator(config)`, called with {"pixels": uint8 (B, *shape)}"""
+    operator: Callable[[Any, int], Callable[[Batch], Batch]]
+    """made once per process as `operator(config, callers)`, for so many threads that call it at a
+    time with {"pixels": uint8 (B, *shape)}"""
     config: Any
     """the operator's dataclass"""
     columns: pa.Schema
@@ -98,7 +99,8 @@ class ReaderArgs:
     decoder: Decoder
     timeout_s: float
     """for one image to be decoded"""
-    batch_size: int
+    batch_size: int = 64
+    """images of a batch"""
 
 
 def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
@@ -188,15 +190,15 @@ class _Lap:
 class SliceWriter:
     """Runs the operator over decoded slices and puts their parts.
 
-    Safe in two threads: one slice at a time is inferred, the other is read ahead or written.
+    Safe in threads: `turns` slices at a time are inferred, others are read ahead or written.
     """
 
-    def __init__(self, run: Run, work: Work) -> None:
+    def __init__(self, run: Run, work: Work, turns: int = 1) -> None:
         self.run = run
         self.work = work
-        self.operator = work.operator(dataclasses.replace(work.config, **work.files))
+        self.operator = work.operator(dataclasses.replace(work.config, **work.files), turns)
         self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
-        self.turn = threading.Lock()
+        self.turns = threading.Semaphore(turns)
 
     def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:
         """Infer, put the part whole, and say what was done.
@@ -204,7 +206,7 @@ class SliceWriter:
         Raises RuntimeError where the rows are not as many as the plan expects.
         """
         first = next(batches, None)  # read and decode ahead of this slice's turn
-        with self.turn:
+        with self.turns:
             ready = [] if first is None else [first]
             tables = [self.infer(batch, clock) for batch in chain(ready, batches)]
         table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()

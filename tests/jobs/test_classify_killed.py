@@ -20,6 +20,7 @@ from tests.untrained import save_untrained
 from vision_ops.operators.classify import ClassifierConfig
 
 SLICE_ROWS = 40
+RAY = ("--resources.engine", "ray", "--resources.num-cpus", "2")
 START_S = 120
 """a run that has no part by then hangs"""
 END_S = 240
@@ -107,8 +108,8 @@ def test_a_killed_run_repeated_ends_with_the_same_bytes(
     chance = random.Random(f"{victim} {seed}")
     out = tmp_path / "out"
     actors = "1" if placement == "apart" else "2"
-    pool = ("--resources.engine", "ray", "--resources.placement", placement, "--resources.actors", actors)
-    run = start(options, out, *pool, "--resources.num-cpus", "2")
+    pool = ("--resources.placement", placement, "--resources.actors", actors)
+    run = start(options, out, *RAY, *pool)
     try:
         wait_for_parts(out, chance.randrange(1, len(expected) - 4), run)
         time.sleep(chance.random() * 0.3)
@@ -125,8 +126,7 @@ def test_a_killed_run_repeated_ends_with_the_same_bytes(
     if victim != "driver" and hit != [run.pid]:
         assert run.returncode == 0, (tmp_path / "out.log").read_text()
 
-    other = ("--resources.batch-size", "7", "--resources.actors", "1")
-    again = start(options, out, "--resources.engine", "ray", *other)
+    again = start(options, out, *RAY, "--resources.batch-size", "7", "--resources.actors", "1")
     assert again.wait(END_S) == 0, (tmp_path / "out.log").read_text()
 
     assert parts_of(out) == expected

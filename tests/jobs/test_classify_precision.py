@@ -1,4 +1,4 @@
-"""The network of a run is chosen on its own images, kept with it, and the same for every attempt."""
+"""A run's network is chosen on its own images, kept with it, the same for every attempt."""
 
 import io
 import shutil

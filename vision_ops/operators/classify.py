@@ -44,16 +44,21 @@ class Classifier:
             embedding        float32  (B, E)        with `embeddings`: L2 norm 1
     drops   pixels
 
-    On a CPU the network always sees 32 images at once, the last ones padded with zeros: a result
-    is bit for bit the same however rows are batched. On a GPU a pass holds what a call brings,
-    padded to a multiple of 32: another batching may change the last bits.
+    `callers` threads may call it at a time. On a CPU the network always sees 32 images at once,
+    the last ones padded with zeros: a result is bit for bit the same however rows are batched. On
+    a GPU a pass holds `pass_size` images, or what a call brings padded to a multiple of 32: another
+    size may change the last bits.
     """
 
-    def __init__(self, config: ClassifierConfig) -> None:
+    def __init__(self, config: ClassifierConfig, callers: int = 1) -> None:
         self.config = config
         precision = "fp32" if config.precision == "auto" else config.precision
         self.network = open_network(
-            config.weights, precision, pass_size=config.pass_size, compiled=config.compiled
+            config.weights,
+            precision,
+            pass_size=config.pass_size,
+            compiled=config.compiled,
+            callers=callers,
         )
         self.card = self.network.card
         self.top_k = min(config.top_k, len(self.card.classes))

@@ -38,24 +38,31 @@ class Network(Protocol):
     def __call__(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Outputs:
         """Logits (B, K) and penultimate features (B, E), not normalised; any B, none included.
 
-        pixels are sRGB 0..255 of the size that the card says; normalising is the network's.
+        May be called by several threads. pixels are sRGB 0..255 of the size that the card says;
+        normalising is the network's.
         """
         ...
 
 
 def open_network(
-    path: str | Path, precision: Precision = "fp32", *, pass_size: int = 0, compiled: bool = False
+    path: str | Path,
+    precision: Precision = "fp32",
+    *,
+    pass_size: int = 0,
+    compiled: bool = False,
+    callers: int = 1,
 ) -> Network:
     """The network of a file on this process' device (its GPU, else the CPU), ready to run.
 
-    It takes as many threads as OMP_NUM_THREADS allows. On a GPU a pass holds `pass_size` images
-    (0: as many as a call brings), and `compiled` asks for torch.compile. Raises ValueError for a
-    file that is none, and for a precision that this device or file does not have.
+    It takes as many cores as OMP_NUM_THREADS allows, shared evenly by `callers`, the threads that
+    will call it at a time: one core a pass keeps no core waiting for another. On a GPU a pass holds
+    `pass_size` images (0: as many as a call brings), and `compiled` asks for torch.compile. Raises
+    ValueError for a file that is none, and for a precision that this device or file does not have.
     """
     if is_compiled(path):
         from vision_ops.precision.openvino_network import OpenVinoNetwork
 
-        return OpenVinoNetwork(path, precision)
+        return OpenVinoNetwork(path, precision, callers)
     from vision_ops.precision.torch_network import TorchNetwork
 
     return TorchNetwork(path, precision, pass_size=pass_size, compiled=compiled)

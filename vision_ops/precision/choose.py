@@ -106,7 +106,7 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
             f"on a CPU OpenVINO compiles, and a pass holds {PASS_SIZE} images"
         )
     refused: dict[str, str] = {}
-    plain = _fp32(request, refused)
+    plain = fp32_candidate(request, refused)
     if sample is None or not len(sample.judged):
         if request.precision not in ("auto", "fp32"):
             raise ValueError(f"op.precision {request.precision}: no image to judge it by")
@@ -115,7 +115,7 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
     truth, rate = _timed(network, sample.exact)
     base = Trial(candidate=plain, rate=rate, agreement=1.0, cosine=1.0)
     trials = [base] if request.precision in ("auto", "fp32") else []
-    for candidate in _faster(request, plain, sample, refused):
+    for candidate in faster_candidates(request, plain, sample, refused):
         try:
             found, rate = _timed(candidate.open(), sample.judged)
         except (ValueError, RuntimeError) as refusal:  # this CPU or GPU cannot, or cannot compile
@@ -145,7 +145,7 @@ def cosine(found: np.ndarray, truth: np.ndarray) -> float:
     return float(np.where(lengths > 0, dots / np.maximum(lengths, 1e-30), both_zero).mean())
 
 
-def _fp32(request: Request, refused: dict[str, str]) -> Candidate:
+def fp32_candidate(request: Request, refused: dict[str, str]) -> Candidate:
     """The reference: compiled where it can be, else as it is, with the reason kept."""
     weights = Path(request.weights)
     if has_gpu() or is_compiled(weights) or is_onnx(weights):
@@ -166,7 +166,7 @@ def _fp32(request: Request, refused: dict[str, str]) -> Candidate:
     return Candidate(precision="fp32", path=path)
 
 
-def _faster(
+def faster_candidates(
     request: Request, plain: Candidate, sample: Sample, refused: dict[str, str]
 ) -> Iterator[Candidate]:
     """What may be faster than fp32 here; those that were not asked for are left out."""

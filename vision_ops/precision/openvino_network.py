@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
 from itertools import islice
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 
 import numpy as np
@@ -45,7 +46,7 @@ class OpenVinoNetwork:
 
     back_end = "openvino"
 
-    def __init__(self, path: str | Path, precision: Precision = "fp32") -> None:
+    def __init__(self, path: str | Path, precision: Precision = "fp32", callers: int = 1) -> None:
         self.card = read_card(path)
         with zipfile.ZipFile(path) as archive:
             kind = json.loads(archive.read("kind.json"))
@@ -54,23 +55,32 @@ class OpenVinoNetwork:
         self.precision: Precision = precision
         core = ov.Core()
         model = core.read_model(xml, weights)
-        self.request = _compile(core, model, precision).create_infer_request()
+        network = _compile(core, model, precision, callers)
+        self.requests: SimpleQueue[ov.InferRequest] = SimpleQueue()  # those that no caller is using
+        for _ in range(callers):
+            self.requests.put(network.create_infer_request())
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
         logits: list[np.ndarray] = []
         features: list[np.ndarray] = []
-        for part, rows in full_passes(pixels, PASS_SIZE):
-            found = self.request.infer([part], share_inputs=True)
-            logits.append(found[0][:rows])
-            features.append(found[1][:rows])
+        request = self.requests.get()
+        try:
+            for part, rows in full_passes(pixels, PASS_SIZE):
+                found = request.infer([part], share_inputs=True)
+                logits.append(found[0][:rows])
+                features.append(found[1][:rows])
+        finally:
+            self.requests.put(request)
         return np.concatenate(logits), np.concatenate(features)
 
 
-def _compile(core: ov.Core, model: ov.Model, precision: Precision) -> ov.CompiledModel:
+def _compile(
+    core: ov.Core, model: ov.Model, precision: Precision, callers: int = 1
+) -> ov.CompiledModel:
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": num_threads(),
-        "NUM_STREAMS": 1,
+        "INFERENCE_NUM_THREADS": max(num_threads(), callers),
+        "NUM_STREAMS": callers,
         "ENABLE_CPU_PINNING": False,  # it would pin every process to the same cores
     }
     return core.compile_model(model, "CPU", settings)

@@ -2,6 +2,7 @@
 
 import ctypes
 import logging
+import threading
 from functools import cache
 from pathlib import Path
 
@@ -59,8 +60,13 @@ class TorchNetwork:
             self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
         self.pass_size = PASS_SIZE if self.device.type == "cpu" else pass_size
         self.halved = False
+        self.lock = threading.Lock()
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
+        with self.lock:  # torch shares one pass among all its threads
+            return self._whole(pixels)
+
+    def _whole(self, pixels: np.ndarray) -> Outputs:
         size = self.pass_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
         try:
             return self._outputs(pixels, size)

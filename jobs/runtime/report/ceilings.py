@@ -1,6 +1,7 @@
 """A measurement of ceilings as a page, as JSON and as a few lines of text."""
 
 import json
+import math
 from collections.abc import Iterator
 from dataclasses import asdict
 
@@ -97,9 +98,9 @@ def _figures(outcome: Outcome) -> list[Figure]:
     bound = outcome.limits.bound
     ray = f"{machine.start_s:.1f} s more to start Ray" if machine.start_s else "in this process"
     figures = [
-        Figure(name="Reached", value=f"{_rate(outcome.rate)}/s", note=steady),
+        Figure(name="Achieved", value=f"{_rate(outcome.rate)}/s", note=steady),
         Figure(name="Ceiling", value=f"{_rate(ceiling)}/s", note="by the stages alone"),
-        Figure(name="Reached of it", value=f"{outcome.share:.0%}"),
+        Figure(name="Of the ceiling", value=f"{outcome.share:.0%}"),
         Figure(name="Bound by", value=STAGES[bound], note=notes.get(bound, "")),
         Figure(name="First part after", value=f"{outcome.first_part_s:.1f} s", note=ray),
         Figure(
@@ -168,13 +169,14 @@ def _time_chart(outcome: Outcome) -> list[Chart]:
 
 def _network(outcome: Outcome) -> Section:
     tried = [c for c in outcome.ceilings if c.stage == "forward"]
+    agreements = {c.name: c.agreement for c in tried if c.agreement >= 0}
     rows = [
         (
             f"{c.name} (this run)" if c.name == outcome.network else c.name,
             c.how,
             round(c.rate),
             round(1e3 * c.core_ms) if c.core_ms else "–",
-            f"{c.agreement:.1%}" if c.agreement >= 0 else "–",
+            f"{agreements[c.name]:.1%}" if c.name in agreements else "–",
         )
         for c in tried
         if not c.refused
@@ -185,12 +187,15 @@ def _network(outcome: Outcome) -> Section:
         note="Labels are compared with those of fp32 over exactly decoded pixels.",
     )
     tables = [table]
-    if refused := {c.name: c.refused for c in tried if c.refused}:
-        tables.append(Table(columns=("not measured", "because"), rows=list(refused.items())))
+    refused = {c.name: c.refused for c in tried if c.refused} | dict(outcome.not_taken)
+    if refused:
+        tables.append(Table(columns=("not taken", "because"), rows=list(refused.items())))
     return Section(title="The network alone", tables=tables)
 
 
 def _others(outcome: Outcome) -> Section:
+    """Decoding, reading and writing."""
+
     def of(stage: Stage) -> list[Ceiling]:
         return [c for c in outcome.ceilings if c.stage == stage]
 
@@ -228,8 +233,8 @@ def _balance(outcome: Outcome) -> Section:
     if cores is not None:
         there = outcome.machine.cpus / outcome.machine.gpus
         text += f"One GPU here wants {cores:,.1f} cores; there are {there:,.1f} for each."
-    rows = [(rate, max(1, round(cores_per_gpu(per_core, rate)))) for rate in GPU_RATES]
-    table = Table(columns=("images/s of a GPU", "cores that feed it"), rows=rows)
+    rows = [(f"{rate:,} images/s", math.ceil(cores_per_gpu(per_core, rate))) for rate in GPU_RATES]
+    table = Table(columns=("a GPU of", "wants cores"), rows=rows)
     return Section(title="Cores for a GPU", text=text, tables=[table])
 
 
