@@ -34,7 +34,7 @@ PEERS: dict[str, Peer] = {
 }
 ENGINES: dict[str, tuple[str, ...]] = {
     "argus_inline": ("--resources.engine", "inline"),
-    "argus_ray": (),
+    "argus_ray": ("--resources.engine", "ray"),
 }
 TAKES_PRECISION = ("daft_ours", *ENGINES)
 

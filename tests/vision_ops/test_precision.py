@@ -173,6 +173,23 @@ def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):
     assert recall(replace(request, embeddings=True)) is None
 
 
+def test_a_compiled_file_is_run_as_it_was_compiled(weights, folder, sample):
+    path = folder / "given.openvino"
+    path.write_bytes(quantise(convert(weights), sample.calibration))
+    verdict, file = choose(request_for(path, folder / "given"), sample)
+    assert (verdict.precision, verdict.back_end, file) == ("int8", "openvino", path)
+    with pytest.raises(ValueError, match="compiled in int8"):
+        choose(request_for(path, folder / "given", precision="fp32"), None)
+
+
+def test_where_decoding_alone_disagrees_fp32_is_taken_and_its_figure_kept(weights, folder, sample):
+    other = replace(sample, judged=pictures(40, seed=3))
+    verdict, _ = choose(request_for(weights, folder / "decoding"), other)
+    assert verdict.precision == "fp32"
+    assert verdict.agreement < 0.99
+    assert "fp32 openvino" not in verdict.refused
+
+
 def test_what_disagrees_is_refused_with_its_figure(weights, folder, sample):
     blurred = np.random.default_rng(5).integers(0, 256, sample.judged.shape, dtype=np.uint8)
     strange = replace(sample, judged=blurred)  # as if the run decoded something else

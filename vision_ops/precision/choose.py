@@ -22,7 +22,7 @@ from vision_ops.card import (
     sha256_file,
     write_whole,
 )
-from vision_ops.precision import PASS_SIZE, Network, Precision, open_network
+from vision_ops.precision import PASS_SIZE, Network, Outputs, Precision, open_network
 from vision_ops.precision.verdicts import (
     Request,
     Verdict,
@@ -107,29 +107,34 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
         )
     refused: dict[str, str] = {}
     plain = fp32_candidate(request, refused)
-    if sample is None or not len(sample.judged):
-        if request.precision not in ("auto", "fp32"):
-            raise ValueError(f"op.precision {request.precision}: no image to judge it by")
+    as_it_is = request.precision in ("auto", plain.precision)
+    if sample is None or not len(sample.judged) or plain.precision == "int8":
+        if not as_it_is:
+            why = "compiled in int8" if plain.precision == "int8" else "no image to judge it by"
+            raise ValueError(f"op.precision {request.precision}: {request.weights}: {why}")
         return _kept(request, Trial(candidate=plain, rate=0, agreement=1, cosine=1), [], refused, 0)
     network = plain.open()
     truth, rate = _timed(network, sample.exact)
-    base = Trial(candidate=plain, rate=rate, agreement=1.0, cosine=1.0)
-    trials = [base] if request.precision in ("auto", "fp32") else []
+    same = np.array_equal(sample.exact, sample.judged)
+    trials = [_judged(plain, truth if same else network(sample.judged), rate, truth)]
     for candidate in faster_candidates(request, plain, sample, refused):
         try:
             found, rate = _timed(candidate.open(), sample.judged)
         except (ValueError, RuntimeError) as refusal:  # this CPU or GPU cannot, or cannot compile
             refused[candidate.name] = _last_line(refusal)
             continue
-        trials.append(
-            Trial(
-                candidate=candidate,
-                rate=rate,
-                agreement=agreement(found[0], truth[0]),
-                cosine=cosine(found[1], truth[1]),
-            )
-        )
-    return _kept(request, _best(request, trials, refused), trials, refused, len(sample.judged))
+        trials.append(_judged(candidate, found, rate, truth))
+    best = _best(request, trials if as_it_is else trials[1:], refused)
+    return _kept(request, best, trials, refused, len(sample.judged))
+
+
+def _judged(candidate: Candidate, found: Outputs, rate: float, truth: Outputs) -> Trial:
+    return Trial(
+        candidate=candidate,
+        rate=rate,
+        agreement=agreement(found[0], truth[0]),
+        cosine=cosine(found[1], truth[1]),
+    )
 
 
 def agreement(found: np.ndarray, truth: np.ndarray) -> float:
@@ -148,7 +153,11 @@ def cosine(found: np.ndarray, truth: np.ndarray) -> float:
 def fp32_candidate(request: Request, refused: dict[str, str]) -> Candidate:
     """The reference: compiled where it can be, else as it is, with the reason kept."""
     weights = Path(request.weights)
-    if has_gpu() or is_compiled(weights) or is_onnx(weights):
+    if is_compiled(weights):
+        from vision_ops.precision.openvino_network import held_precision
+
+        return Candidate(precision=held_precision(weights), path=weights)
+    if has_gpu() or is_onnx(weights):
         return Candidate(precision="fp32", path=weights, compiled=request.compiled)
     try:
         from vision_ops.precision.openvino_network import convert
@@ -209,7 +218,7 @@ def _quantised(request: Request, plain: Candidate, sample: Sample) -> Path:
     return path
 
 
-def _timed(network: Network, pixels: np.ndarray) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+def _timed(network: Network, pixels: np.ndarray) -> tuple[Outputs, float]:
     """Logits and features of the pictures, and images/s once warm."""
     network(pixels if has_gpu() else pixels[:PASS_SIZE])  # compiles and allocates
     start, times = time.perf_counter(), 0
@@ -221,16 +230,18 @@ def _timed(network: Network, pixels: np.ndarray) -> tuple[tuple[np.ndarray, np.n
 
 
 def _best(request: Request, trials: Sequence[Trial], refused: dict[str, str]) -> Trial:
-    """The fastest that passes; one that was asked for is taken as it is, with a warning."""
+    """The fastest that passes, else fp32; what was asked for is taken as it is, with a warning."""
     ranked = sorted(trials, key=lambda trial: -trial.rate)
+    if not ranked:
+        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
+        raise ValueError(f"op.precision {request.precision}: not to be had here ({reasons})")
     if request.precision == "auto":
         for trial in ranked:
             if trial.passes(request):
                 return trial
             refused[trial.candidate.name] = _shortfall(trial)
-    if not ranked:
-        reasons = "; ".join(f"{name}: {reason}" for name, reason in refused.items())
-        raise ValueError(f"op.precision {request.precision}: not to be had here ({reasons})")
+        ranked = list(trials)  # fp32 is the first: what it falls short by is the decoding
+        del refused[ranked[0].candidate.name]
     if not ranked[0].passes(request):
         logger.warning("%s: %s", ranked[0].candidate.name, _shortfall(ranked[0]))
     return ranked[0]

@@ -48,10 +48,9 @@ class OpenVinoNetwork:
 
     def __init__(self, path: str | Path, precision: Precision = "fp32", callers: int = 1) -> None:
         self.card = read_card(path)
+        refuse_unable(precision, held_precision(path), path)
         with zipfile.ZipFile(path) as archive:
-            kind = json.loads(archive.read("kind.json"))
             xml, weights = archive.read("network.xml"), archive.read("network.bin")
-        refuse_unable(precision, kind["precision"], path)
         self.precision: Precision = precision
         core = ov.Core()
         model = core.read_model(xml, weights)
@@ -84,6 +83,13 @@ def _compile(
         "ENABLE_CPU_PINNING": False,  # it would pin every process to the same cores
     }
     return core.compile_model(model, "CPU", settings)
+
+
+def held_precision(path: str | Path) -> Precision:
+    """What a compiled file was compiled in: fp32 or int8. Raises ValueError for any other file."""
+    read_card(path)
+    with zipfile.ZipFile(path) as archive:
+        return json.loads(archive.read("kind.json"))["precision"]
 
 
 def native() -> tuple[Precision, ...]:

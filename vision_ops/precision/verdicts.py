@@ -127,14 +127,16 @@ def has_vnni() -> bool:
 
 
 def has_gpu() -> bool:
+    """Whether this process may use a GPU; torch is not imported where the machine has none."""
     if not Path("/dev/nvidiactl").exists():
-        return False  # and torch need not be asked
+        return False
     from vision_ops.device import pick_device
 
     return pick_device().type == "cuda"
 
 
 def network_path(request: Request, precision: Precision, sample: str) -> Path:
+    """Where a compiled network is kept; `sample` names what int8 was calibrated by."""
     weights = request.sha256[:16]
     name = _hash(weights, precision, sample, *_versions())
     return Path(request.folder) / "networks" / f"{weights}-{precision}-{name}{COMPILED_SUFFIX}"
