@@ -124,7 +124,7 @@ def finer(config: Config) -> Source:
         return config.data
     wanted = config.rows // (PARTS_PER_CORE * local_cpus(config.resources))
     rows = max(wanted // PASS_SIZE, 1) * PASS_SIZE  # a pass that is not full costs as much
-    return replace(config.data, slice_rows=min(rows, config.data.slice_rows))
+    return replace(config.data, slice_rows=min(rows, config.data.slice_rows or rows))
 
 
 def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:

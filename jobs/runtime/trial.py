@@ -136,8 +136,8 @@ def settle(
         verdict, name, data = call_once(partial(_with_bytes, try_out), resources, files)
     else:
         verdict, name, data = _with_bytes(lambda _: found, files)
-    run.note(network={"verdict": verdict, "file": f"network/{name}"})
     path = run.storage.fetch(run.put(f"network/{name}", data))
+    run.note(network={"verdict": verdict, "file": f"network/{name}"})
     run.lap("network")
     return Choice(verdict=verdict, path=path)
 

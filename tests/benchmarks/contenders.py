@@ -91,8 +91,8 @@ class Contender:
 
     def _argus(self, job: Job, out: Path) -> list[str]:
         words = [sys.executable, "-m", "jobs.classify", "--data.uri", str(job.data)]
-        words += ["--data.slice-rows", str(slice_rows(job.count)), "--out", str(out)]
-        words += ["--op.weights", str(job.network.checkpoint), *ENGINES[self.kind]]
+        words += ["--op.weights", str(job.network.checkpoint), "--out", str(out)]
+        words += ENGINES[self.kind]
         words += ["--data.label", "folder"] if job.layout == "files" else []
         return words + (["--op.precision", self.precision] if self.precision != "auto" else [])
 
@@ -106,14 +106,6 @@ def parse_contender(text: str) -> Contender:
         takers, choice = ", ".join(TAKES_PRECISION), ", ".join(PRECISIONS)
         raise ValueError(f"contender {text!r}: {takers} may be followed by one of :{choice}")
     return Contender(kind=kind, precision=precision or "auto")
-
-
-def slice_rows(count: int) -> int:
-    """Rows of an Argus slice: its default of 512 from 4,096 photographs on; fewer in smaller sets.
-
-    An eighth of the set in whole batches of 32: a set of two slices would say nothing of the rate.
-    """
-    return max(32, min(512, count // 8 // 32 * 32))
 
 
 def number_of(row_id: str) -> int:

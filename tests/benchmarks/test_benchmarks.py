@@ -13,7 +13,7 @@ from jobs.runtime.slices import Row
 from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
-from tests.benchmarks.contenders import Contender, number_of, parse_contender, slice_rows
+from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
     LABELS,
@@ -111,16 +111,6 @@ def test_a_contender_may_have_a_precision_if_it_runs_argus_network():
     for wrong in ("spark", "loader:int8", "argus_ray:int4"):
         with pytest.raises(ValueError, match=wrong):
             parse_contender(wrong)
-
-
-def test_small_sets_have_slices_of_whole_batches_and_large_ones_the_default():
-    assert [slice_rows(count) for count in (100, 500, 2000, 4096, 100_000)] == [
-        32,
-        32,
-        224,
-        512,
-        512,
-    ]
 
 
 def at(*moments: tuple[float, int]) -> list[Done]:

@@ -184,7 +184,7 @@ def test_a_dry_run_tells_and_writes_nothing(
 
     (pictures["files"] / "0" / "notes.txt").unlink()
     told = capsys.readouterr().out
-    for text in ("361", "1 .txt", "1 in 2 slices", "rows/s in one process", "licence", "not begun"):
+    for text in ("361", "1 .txt", "1 in 6 slices", "rows/s in one process", "licence", "not begun"):
         assert text in told
     assert not (tmp_path / "out").exists()
 

@@ -16,7 +16,7 @@ from vision_ops.models import build, embedding_size
 from vision_ops.normalize import normalize
 from vision_ops.precision import full_passes, open_network
 from vision_ops.precision.choose import Sample, agreement, choose, cosine
-from vision_ops.precision.openvino_network import convert, native, quantise
+from vision_ops.precision.openvino_network import OpenVinoNetwork, convert, native, quantise
 from vision_ops.precision.verdicts import Request, has_gpu, recall
 from vision_ops.preprocess import Preprocess
 
@@ -151,6 +151,16 @@ def test_every_pass_is_full_and_rows_stay_in_order(rows, counts):
     seen = np.concatenate([part[:count] for part, count in passes])
     assert np.array_equal(seen, pixels)
     assert not passes[-1][0][counts[-1] :].any()
+
+
+def test_what_does_not_fill_a_pass_goes_through_small_ones(weights, tmp_path):
+    path = tmp_path / "n.openvino"
+    path.write_bytes(convert(weights))
+    network = OpenVinoNetwork(path)
+    assert network.sizes == (32, 4)
+    sizes = {rows: [len(part) for part, _ in network._passes(pictures(rows))] for rows in (0, 70)}
+    assert sizes == {0: [4], 70: [32, 32, 4, 4]}
+    assert [len(part) for part, _ in network._passes(pictures(31))] == [32]
 
 
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):

@@ -16,7 +16,7 @@ from typing import Literal
 from vision_ops.card import COMPILED_SUFFIX, write_whole
 from vision_ops.precision import Precision
 
-FORMAT = 2
+FORMAT = 3
 """raised when kept verdicts or networks are no longer what this code would make"""
 FLAGS = (
     "avx2",

@@ -7,6 +7,7 @@ slice into rows. A picture that cannot be had is a row with an error; an outage 
 import posixpath
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources import files, parquet, uris, webdataset
@@ -15,6 +16,10 @@ from jobs.runtime.storage import Entry
 
 SAMPLES = "runs/make_samples"
 """where the default input of jobs lies"""
+USUAL_BYTES = 100_000
+"""of a photograph, to guess by how many are in shards"""
+NUM_SLICES = 64
+SLICE_ROWS = (64, 512)
 FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris": uris}
 
 
@@ -25,7 +30,21 @@ def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
 
 def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterator[Slice]:
     """Slices of the objects given, in their order."""
+    if not origin.source.slice_rows:
+        images = len(entries) if format == "files" else sum(e.size for e in entries) / USUAL_BYTES
+        source = replace(origin.source, slice_rows=usual_rows(images))
+        origin = replace(origin, source=source)
     yield from FORMATS[format].cut(origin, entries)
+
+
+def usual_rows(images: float) -> int:
+    """Rows of a slice where about so many images are to be cut, a multiple of 32.
+
+    Few images make small slices, so that all cores end together; many make large ones, whose cost
+    in tasks and parts is small.
+    """
+    low, high = SLICE_ROWS
+    return int(min(max(images / NUM_SLICES // 32 * 32, low), high))
 
 
 def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], Counter[str]]:

@@ -32,14 +32,15 @@ class Source:
     """patterns of names that are no rows; matched against the path and each of its parts"""
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     """endings of the files that are decoded; others become failed rows"""
-    slice_rows: int = 256
-    """rows per slice: the unit of work, of retry and of commit"""
+    slice_rows: int = 0
+    """rows per slice: the unit of work, of retry and of commit; 0: a 64th of about all there are,
+    64 to 512"""
     max_image_mb: float = 100.0
     """a larger file is a failed row, unread"""
 
     def __post_init__(self) -> None:
-        if self.slice_rows < 1:
-            raise ValueError(f"data.slice_rows: {self.slice_rows}, must be at least 1")
+        if self.slice_rows < 0:
+            raise ValueError(f"data.slice_rows: {self.slice_rows}, must not be negative")
         if self.max_image_mb <= 0:
             raise ValueError(f"data.max_image_mb: {self.max_image_mb}, must be above 0")
         if bad := [each for each in self.suffixes if not each.startswith(".")]:

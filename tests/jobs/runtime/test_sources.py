@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jobs.runtime.slices import Row, Slice
-from jobs.runtime.sources import choose, cut_slices, read_slice
+from jobs.runtime.sources import choose, cut_slices, read_slice, usual_rows
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES, Origin, Source
 from jobs.runtime.storage import Storage
 from vision_ops import decode
@@ -137,6 +137,12 @@ MEMBERS = {
     "c.txt": b"caption", "._d.jpg": b"mac", "e.webp": b"E", "f.left.jpg": b"L", "f.right.jpg": b"R",
     "f.cls": b"7",
 }  # fmt: skip
+
+
+def test_slices_are_small_where_images_are_few_and_large_where_they_are_many():
+    assert [usual_rows(images) for images in (0, 100, 6_400, 20_000, 10**8)] == [
+        64, 64, 96, 288, 512,
+    ]  # fmt: skip
 
 
 @pytest.mark.parametrize("slice_rows", [1, 2, 100])
