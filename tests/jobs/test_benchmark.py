@@ -218,7 +218,7 @@ def test_a_plan_is_cut_down_evenly_and_a_small_one_repeated(pictures: str, tmp_p
 
 def test_slices_are_fine_enough_for_the_rate_to_be_judged(pictures: str, weights: str):
     config = make_config(pictures, weights, Path("unused"))
-    for rows, cpus, expected in ((2000, 2, 96), (100, 2, 32), (1_000_000, 2, 256), (2000, 1, 224)):
+    for rows, cpus, expected in ((2000, 2, 96), (100, 2, 32), (1_000_000, 2, 512), (2000, 1, 224)):
         resources = replace(INLINE, num_cpus=cpus)
         assert finer(replace(config, rows=rows, resources=resources)).slice_rows == expected
 
