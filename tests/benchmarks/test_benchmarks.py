@@ -89,8 +89,8 @@ def rows_of(folder: Path, label: str) -> list[Row]:
 @pytest.mark.parametrize(
     "row_id",
     [
-        "/work/files/china-07/000317.jpg",
-        "file:///work/files/china-07/000317.jpg",
+        "/data/files/china-07/000317.jpg",
+        "file:///data/files/china-07/000317.jpg",
         "000317.jpg",
         "000300.parquet#17",
         "000300.tar#000317.jpg",
