@@ -20,6 +20,8 @@ USUAL_BYTES = 100_000
 """of a photograph, to guess by how many are in shards"""
 NUM_SLICES = 64
 SLICE_ROWS = (64, 512)
+SHARD_SLICE_ROWS = 128
+"""at least, of shards: their images may be far smaller than USUAL_BYTES, and more"""
 FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris": uris}
 
 
@@ -31,20 +33,21 @@ def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
 def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterator[Slice]:
     """Slices of the objects given, in their order."""
     if not origin.source.slice_rows:
-        images = len(entries) if format == "files" else sum(e.size for e in entries) / USUAL_BYTES
-        source = replace(origin.source, slice_rows=usual_rows(images))
+        loose = format == "files"
+        images = len(entries) if loose else sum(e.size for e in entries) / USUAL_BYTES
+        low = SLICE_ROWS[0] if loose else SHARD_SLICE_ROWS
+        source = replace(origin.source, slice_rows=usual_rows(images, low))
         origin = replace(origin, source=source)
     yield from FORMATS[format].cut(origin, entries)
 
 
-def usual_rows(images: float) -> int:
-    """Rows of a slice where about so many images are to be cut, a multiple of 32.
+def usual_rows(images: float, low: int) -> int:
+    """Rows of a slice where about so many images are to be cut, a multiple of 32, at least `low`.
 
     Few images make small slices, so that all cores end together; many make large ones, whose cost
     in tasks and parts is small.
     """
-    low, high = SLICE_ROWS
-    return int(min(max(images / NUM_SLICES // 32 * 32, low), high))
+    return int(min(max(images / NUM_SLICES // 32 * 32, low), SLICE_ROWS[1]))
 
 
 def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], Counter[str]]:

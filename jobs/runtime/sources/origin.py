@@ -34,7 +34,7 @@ class Source:
     """endings of the files that are decoded; others become failed rows"""
     slice_rows: int = 0
     """rows per slice: the unit of work, of retry and of commit; 0: a 64th of about all there are,
-    64 to 512"""
+    64 (of shards 128) to 512"""
     max_image_mb: float = 100.0
     """a larger file is a failed row, unread"""
 

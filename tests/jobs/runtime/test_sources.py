@@ -140,9 +140,10 @@ MEMBERS = {
 
 
 def test_slices_are_small_where_images_are_few_and_large_where_they_are_many():
-    assert [usual_rows(images) for images in (0, 100, 6_400, 20_000, 10**8)] == [
+    assert [usual_rows(images, 64) for images in (0, 100, 6_400, 20_000, 10**8)] == [
         64, 64, 96, 288, 512,
     ]  # fmt: skip
+    assert usual_rows(100, low=128) == 128
 
 
 @pytest.mark.parametrize("slice_rows", [1, 2, 100])
