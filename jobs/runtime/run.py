@@ -45,6 +45,8 @@ class Run:
         self.laps: dict[str, float] = {}
         """seconds of this attempt by what they went to, in order; see `lap`"""
         self.lapped = time.monotonic()
+        self.written: set[str] = set()
+        """names that this attempt put"""
 
     @classmethod
     def load(cls, uri: str, storage: Storage) -> "Run":
@@ -101,8 +103,8 @@ class Run:
         try:
             yield run
         except ValueError:
-            if known is None and not run.is_written:  # refused: nothing of it stays
-                storage.delete(run.path(PLAN))
+            if PLAN in run.written and MANIFEST not in run.written and known is None:
+                storage.delete(run.path(PLAN))  # refused: nothing of it stays
             raise
         finally:
             if run.is_written and run.manifest.get("status") == "running":
@@ -129,6 +131,7 @@ class Run:
     def put(self, name: str, data: bytes | pa.Buffer) -> str:
         """Write one file of the run directory whole; returns its URI."""
         self.storage.put(self.path(name), data)
+        self.written.add(name)
         return self.path(name)
 
     def note(self, **fields: Any) -> None:

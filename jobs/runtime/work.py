@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any
@@ -276,7 +277,8 @@ class SliceWorker:
         except IndexError:
             reader = SliceReader(self.args)
         try:
-            return self.writer.write(piece, reader.read(piece, clock), clock)
+            with closing(reader.read(piece, clock)) as batches:  # nothing of it stays in flight
+                return self.writer.write(piece, batches, clock)
         finally:
             self.readers.append(reader)
 
