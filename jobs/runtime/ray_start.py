@@ -1,10 +1,8 @@
 """Starting Ray on this machine, quietly, or joining the cluster that is there."""
 
-import importlib
 import json
 import logging
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +37,7 @@ def start_ray(resources: Resources) -> None:
         return
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
     cpus = local_cpus(resources)
-    # Ray's processes take seconds to answer: time to import what the driver needs next
-    importing = threading.Thread(target=importlib.import_module, args=["ray.data"])
-    importing.start()
     ray.init(address="local", num_cpus=cpus, include_dashboard=resources.verbose, **options)
-    importing.join()
 
 
 def _packages() -> dict[str, Any] | None:

@@ -127,7 +127,12 @@ def test_a_killed_run_repeated_ends_with_the_same_bytes(
         assert run.returncode == 0, (tmp_path / "out.log").read_text()
 
     again = start(options, out, *RAY, "--resources.batch-size", "7", "--resources.actors", "1")
-    assert again.wait(END_S) == 0, (tmp_path / "out.log").read_text()
+    try:
+        again.wait(END_S)
+    finally:
+        again.kill()
+        again.wait()
+    assert again.returncode == 0, (tmp_path / "out.log").read_text()
 
     assert parts_of(out) == expected
     rows = pa.concat_tables(pq.read_table(path) for path in (out / "results").glob("part-*"))

@@ -65,6 +65,9 @@ class OpenVinoNetwork:
         for _ in range(callers):
             requests = [network.create_infer_request() for network in networks]
             self.requests.put(dict(zip(self.sizes, requests, strict=True)))
+        # OpenVINO's bindings make things of their own in the first call: two threads that are the
+        # first at once wait for each other for ever, one for the GIL and one for a C++ static
+        self(np.zeros((1, *model.input(0).shape[1:]), np.uint8))
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
         logits: list[np.ndarray] = []
