@@ -11,14 +11,16 @@ reads    image files, Parquet shards or WebDataset tars, with labels
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
                                         standard error of the lowest loss on images kept back
          checkpoints/last.safetensors   of the last one
-         metrics.jsonl                  a line per epoch: loss, accuracy, images_per_s
+         metrics.jsonl                  a line per epoch: loss and accuracy on the images kept back
+                                        and (train_) on as many of those learnt from
+         report/index.html              both curves, and whether the network over- or underfits
 """
 
 import hashlib
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
@@ -26,12 +28,14 @@ import tyro
 
 from jobs.runtime.command import run_command
 from jobs.runtime.epochs import (
+    BEST,
     Metrics,
     Training,
     TrainingConfig,
     best_of,
     num_steps,
     read_metrics,
+    sample_of,
 )
 from jobs.runtime.examples import (
     Examples,
@@ -41,10 +45,17 @@ from jobs.runtime.examples import (
     targets,
 )
 from jobs.runtime.plan import Plan, make_plan
+from jobs.runtime.report import training as training_report
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.training import TrainingResources, fit, read_examples
+from jobs.runtime.training import (
+    TrainingResources,
+    describe_training,
+    fit,
+    read_examples,
+    read_sample,
+)
 from vision_ops.augment import AugmentConfig
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.learners.classify import (
@@ -57,7 +68,8 @@ from vision_ops.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
-BEST = "checkpoints/best.safetensors"
+SAMPLE_BATCHES = 2
+"""of a dry run"""
 DIGITS = Preprocess(
     height_px=16, width_px=16, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
 )
@@ -94,6 +106,8 @@ class Config:
     """how S3 is reached"""
     out: str = "runs/train_classifier"
     """run directory, local path or s3:// URI"""
+    dry_run: bool = False
+    """say what would be done, and do nothing"""
 
 
 def digits() -> Config:
@@ -142,14 +156,17 @@ PRESETS = {"digits": digits, "photos": photos, "tutorial_cifar10": tutorial_cifa
 def main(config: Config) -> Run:
     """Train, or go on training, and return the finished run."""
     storage = Storage(config.storage)
-    identity = {
-        name: getattr(config, name)
-        for name in ("data", "validation", "decode", "model", "optim", "augment", "training")
-    }
     opened = Run.open(
-        config.out, job="train_classifier", config=config, identity=identity, storage=storage
+        config.out,
+        job="train_classifier",
+        config=config,
+        identity=identity(config),
+        storage=storage,
     )
     with opened as run:
+        if config.dry_run:
+            sys.stdout.write(describe(run, config))
+            return run
         if run.manifest.get("status") == "done":
             best = best_of(read_metrics(run.uri, run.storage))
             logger.info("%s: already trained: accuracy %.4f", run.path(BEST), best["accuracy"])
@@ -161,9 +178,23 @@ def main(config: Config) -> Run:
     return run
 
 
+def identity(config: Config) -> dict[str, object]:
+    """What can change a result: the run's fingerprint covers it."""
+    names = ("data", "validation", "decode", "model", "optim", "augment", "training")
+    return {name: getattr(config, name) for name in names}
+
+
 def make_training(run: Run, config: Config) -> Training:
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
-    learn, validate = read_data(run, config)
+    return as_training(run, config, *read_data(run, config))
+
+
+def as_training(run: Run, config: Config, learn: Examples, validate: Examples) -> Training:
+    """The training over these examples. Raises ValueError where nothing can be learnt."""
+    if config.training.max_examples:
+        learn = learn.take(
+            sample_of(len(learn), config.training.max_examples, config.training.seed)
+        )
     everything = np.concatenate([learn.truths, validate.truths])
     classes = class_names(everything, config.model.classes)
     learn_targets = targets(learn.truths, classes, "data")
@@ -179,6 +210,7 @@ def make_training(run: Run, config: Config) -> Training:
         optim=config.optim,
         augment=config.augment,
         classes=classes,
+        counts=tuple(counts.tolist()),
         num_steps=num_steps(len(learn), config.training),
         seed=config.training.seed,
         source=f"trained on {config.data.uri}",
@@ -195,6 +227,28 @@ def make_training(run: Run, config: Config) -> Training:
     )
 
 
+def describe(run: Run, config: Config) -> str:
+    """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
+    plan = make_plan(Origin(source=config.data, storage=run.storage), run, write=False)
+    reading = make_reading(run.uri, config, plan)
+    sample = read_sample(plan, reading, SAMPLE_BATCHES * config.training.batch_size)
+    classes = config.model.classes or class_names(sample.truths, ())
+    known = replace(config, model=replace(config.model, classes=classes))
+    training = as_training(run, known, sample, sample)
+    share = 1.0 if config.validation.uri else 1 - config.training.validation_fraction
+    return describe_training(run, plan, training, share)
+
+
+def make_reading(run_uri: str, config: Config, plan: Plan) -> ReaderArgs:
+    """How a source is read and decoded."""
+    return ReaderArgs(
+        origin=plan.origin,
+        run_uri=run_uri,
+        decoder=Decode(config.decode, config.model.preprocess),
+        timeout_s=config.resources.decode_timeout_s,
+    )
+
+
 def read_data(run: Run, config: Config) -> tuple[Examples, Examples]:
     """Examples to learn from and to validate on. The plans come first: they need no Ray."""
     plans = [plan_source(run, config.data, "data")]
@@ -202,16 +256,7 @@ def read_data(run: Run, config: Config) -> tuple[Examples, Examples]:
         aside = Run(run.path("validation"), run.storage, {})
         plans.append(plan_source(aside, config.validation, "validation"))
     found = [
-        read_examples(
-            plan,
-            ReaderArgs(
-                origin=plan.origin,
-                run_uri=where,
-                decoder=Decode(config.decode, config.model.preprocess),
-                timeout_s=config.resources.decode_timeout_s,
-            ),
-            config.resources,
-        )
+        read_examples(plan, make_reading(where, config, plan), config.resources)
         for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
     ]
     if len(found) == 2:
@@ -234,16 +279,26 @@ def plan_source(run: Run, source: Source, name: str) -> Plan:
 def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
     """Say what came out, in the manifest and to the person."""
     best = best_of(history, training.monitor)
+    counts = np.bincount(training.validate_targets)
+    report = training_report.write(run, history, entropy(counts))
     weights = run.storage.read(run.path(BEST))
     run.finish(
         counts={"learn": len(training.learn), "validate": len(training.validate)},
         weights={"path": BEST, "sha256": hashlib.sha256(weights).hexdigest()},
         metrics={name: best[name] for name in ("epoch", "loss", "accuracy")},
+        report=report,
     )
+    logger.info("%s", training_report.judge(history, entropy(counts)))
     logger.info(
         "%s: accuracy %.4f on %d images kept back, of epoch %d",
         run.path(BEST), best["accuracy"], len(training.validate), best["epoch"],
     )  # fmt: skip
+
+
+def entropy(counts: np.ndarray) -> float:
+    """Cross-entropy of guessing by the classes' shares, in nats."""
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
 
 
 def parse(arguments: Sequence[str]) -> Config:

@@ -1,6 +1,7 @@
 """Random changes to a training batch that leave its labels true, on the device, from a seed.
 
 pixels come and go as uint8 NHWC, so one cast and one `normalize` serve training and evaluation.
+MixUp and CutMix, which change labels too, are the learner's: see `mix`.
 """
 
 import math
@@ -8,8 +9,9 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torchvision.transforms import v2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,47 +28,122 @@ class AugmentConfig:
     """half of the pictures mirrored, left to right; not for digits or letters"""
     crop_pad_px: int = 0
     """moved by up to this many whole pixels, mirrored at the border (He et al. 2016, sec. 4.2)"""
+    colour: float = 0.0
+    """brightness, contrast and saturation changed by up to this fraction each"""
+    randaugment: int = 0
+    """operations a picture, drawn from RandAugment's (Cubuk et al. 2020); 2 is usual"""
+    mixup: float = 0.0
+    """alpha of MixUp (Zhang et al. 2018): pairs of pictures and of labels are blended; often 0.2"""
+    cutmix: float = 0.0
+    """alpha of CutMix (Yun et al. 2019): a patch comes from another picture; with mixup, one of
+    both by chance"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.rotation_deg <= 180:
             raise ValueError(f"augment.rotation_deg {self.rotation_deg}: must be 0..180")
-        for name in ("shift", "scale"):
+        for name in ("shift", "scale", "colour"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(
                     f"augment.{name} {getattr(self, name)}: must be 0 or more, below 1"
                 )
-        if self.crop_pad_px < 0:
-            raise ValueError(f"augment.crop_pad_px {self.crop_pad_px}: must be 0 or more")
+        for name in ("crop_pad_px", "randaugment", "mixup", "cutmix"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"augment.{name} {getattr(self, name)}: must be 0 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draws:
+    """Random numbers of a batch that several workers share: each takes those of its own pictures.
+
+    So a picture is changed in the same way however many workers there are. Worker `rank` of n has
+    every n-th picture of the batch, as many as any other.
+    """
+
+    generator: torch.Generator
+    """on the CPU: a seed gives the same pictures on any device"""
+    rank: int = 0
+    num_workers: int = 1
+
+    def uniform(self, count: int, columns: int) -> Float[Tensor, "B C"]:
+        """0 <= x < 1 for each of this worker's `count` pictures."""
+        whole = torch.rand(count * self.num_workers, columns, generator=self.generator)
+        return whole[self.rank :: self.num_workers]
 
 
 def augment(
-    pixels: UInt8[Tensor, "B H W 3"], config: AugmentConfig, generator: torch.Generator
+    pixels: UInt8[Tensor, "B H W 3"], config: AugmentConfig, draws: Draws
 ) -> UInt8[Tensor, "B H W 3"]:
     """A changed copy of each picture, sRGB 0..255; the very tensor where nothing is to change.
 
-    The generator lives on the CPU, so that a seed gives the same pictures on any device; each
-    image draws its own numbers. Order: turn, move and scale (one bilinear sampling), crop, flip.
+    Each image draws its own numbers. Order: turn, move and scale (one bilinear sampling), crop,
+    flip, colour, RandAugment.
     """
     affine = max(config.rotation_deg, config.shift, config.scale) > 0
-    if not (affine or config.crop_pad_px or config.flip):
-        return pixels
-    images = pixels.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
-    if affine:
-        images = _draw_and_warp(images, config, generator)
-    if config.crop_pad_px:
-        images = _crop(images, config.crop_pad_px, generator)
-    if config.flip:
-        mirrored = torch.rand(len(images), generator=generator) < 0.5
-        images = torch.where(
-            mirrored.to(images.device)[:, None, None, None], images.flip(3), images
-        )
-    return images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    if affine or config.crop_pad_px or config.flip or config.colour:
+        images = pixels.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
+        if affine:
+            images = _draw_and_warp(images, config, draws)
+        if config.crop_pad_px:
+            images = _crop(images, config.crop_pad_px, draws)
+        if config.flip:
+            mirrored = draws.uniform(len(images), 1)[:, 0] < 0.5
+            images = torch.where(
+                mirrored.to(images.device)[:, None, None, None], images.flip(3), images
+            )
+        if config.colour:
+            images = _colour(images, config.colour, draws)
+        pixels = images.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    if config.randaugment:
+        pixels = _randaugment(pixels, config.randaugment, draws)
+    return pixels
+
+
+def mix(
+    images: Float[Tensor, "B 3 H W"],
+    target: Int64[Tensor, " B"],
+    num_classes: int,
+    config: AugmentConfig,
+) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B K"]]:
+    """MixUp or CutMix of a batch with itself shifted by one, and the blended one-hot labels.
+
+    Draws from torch's own generator, once a batch: pairs are of one worker, and differ with their
+    number.
+    """
+    wanted = {v2.MixUp: config.mixup, v2.CutMix: config.cutmix}
+    mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in wanted.items() if alpha]
+    return mixers[int(torch.randint(len(mixers), ()))](images, target)
+
+
+def _colour(
+    images: Float[Tensor, "B 3 H W"], strength: float, draws: Draws
+) -> Float[Tensor, "B 3 H W"]:
+    """Brightness, contrast about the mean grey, saturation about each pixel's grey (ITU-R 601)."""
+    factors = 1 + strength * (2 * draws.uniform(len(images), 3) - 1)
+    brightness, contrast, saturation = factors.to(images.device)[:, :, None, None, None].unbind(1)
+    images = (images * brightness).clamp(0, 255)
+    grey = v2.functional.rgb_to_grayscale(images)
+    images = torch.lerp(grey.mean(dim=(1, 2, 3), keepdim=True), images, contrast).clamp(0, 255)
+    return torch.lerp(v2.functional.rgb_to_grayscale(images), images, saturation)
+
+
+def _randaugment(
+    pixels: UInt8[Tensor, "B H W 3"], operations: int, draws: Draws
+) -> UInt8[Tensor, "B H W 3"]:
+    """torchvision's, picture by picture: it draws from torch's own generator."""
+    change = v2.RandAugment(num_ops=operations)
+    seeds = (draws.uniform(len(pixels), 1)[:, 0] * 2**31).long().tolist()
+    changed = []
+    with torch.random.fork_rng(devices=[]):
+        for seed, image in zip(seeds, pixels.permute(0, 3, 1, 2), strict=True):
+            torch.manual_seed(seed)
+            changed.append(change(image))
+    return torch.stack(changed).permute(0, 2, 3, 1)
 
 
 def _draw_and_warp(
-    images: Float[Tensor, "B 3 H W"], config: AugmentConfig, generator: torch.Generator
+    images: Float[Tensor, "B 3 H W"], config: AugmentConfig, draws: Draws
 ) -> Float[Tensor, "B 3 H W"]:
-    draw = 2 * torch.rand(len(images), 4, generator=generator) - 1  # (B, 4), -1..1
+    draw = 2 * draws.uniform(len(images), 4) - 1  # (B, 4), -1..1
     turn = draw[:, 0] * math.radians(config.rotation_deg)
     size = torch.exp(draw[:, 1] * math.log1p(config.scale))
     return warp(images, turn, size, draw[:, 2:] * config.shift)
@@ -98,14 +175,12 @@ def warp(
     return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
-def _crop(
-    images: Float[Tensor, "B 3 H W"], pad_px: int, generator: torch.Generator
-) -> Float[Tensor, "B 3 H W"]:
+def _crop(images: Float[Tensor, "B 3 H W"], pad_px: int, draws: Draws) -> Float[Tensor, "B 3 H W"]:
     """A window of the picture's own size, moved by whole pixels over the mirrored border."""
     count, _, height, width = images.shape
     if pad_px >= min(height, width):
         raise ValueError(f"augment.crop_pad_px {pad_px}: pictures are only {height}x{width} px")
-    start = torch.randint(0, 2 * pad_px + 1, (count, 2), generator=generator).to(images.device)
+    start = (draws.uniform(count, 2) * (2 * pad_px + 1)).long().to(images.device)
     rows = start[:, :1] + torch.arange(height, device=images.device)  # (B, H)
     columns = start[:, 1:] + torch.arange(width, device=images.device)  # (B, W)
     padded = F.pad(images, (pad_px, pad_px, pad_px, pad_px), mode="reflect").permute(0, 2, 3, 1)

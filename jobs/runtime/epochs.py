@@ -1,10 +1,11 @@
 """One worker's part of a training: epochs of a learner, and what is left after each.
 
     checkpoints/{last,best}.safetensors   weights with their card, after each epoch
-    checkpoints/state.pt                  what the next attempt goes on from
+    checkpoints/state.pt                  what the next attempt goes on from, also within an epoch
     metrics.jsonl                         a line per epoch
 
-An attempt begins at the last epoch that was completed; a worker group that Ray restarts does too.
+An attempt begins where state.pt was put; a worker group that Ray restarts does too. On CPUs it ends
+with the bits of an undisturbed one.
 """
 
 import io
@@ -27,9 +28,15 @@ from torch.nn.parallel import DistributedDataParallel
 from jobs.runtime.examples import Examples, Pictures
 from jobs.runtime.storage import Storage, join
 
+LAST = "checkpoints/last.safetensors"
+BEST = "checkpoints/best.safetensors"
 STATE = "checkpoints/state.pt"
 METRICS = "metrics.jsonl"
 EVALUATION_BATCH_SIZE = 256
+SYNC_STEPS = 10
+"""steps between two moments at which workers add up what they have, and may keep it"""
+NAMED_IDS = 8
+BAD = "not finite in step "
 Metrics = dict[str, float]
 
 
@@ -41,7 +48,7 @@ class Learner(Protocol):
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None: ...
 
-    def reseed(self, seed: int) -> None: ...
+    def reseed(self, seed: int, rank: int, num_workers: int) -> None: ...
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]: ...
 
@@ -66,6 +73,10 @@ class TrainingConfig:
     """pictures per step, over all workers together"""
     validation_fraction: float = 0.1
     """part of the data that is kept from training, where no validation source is given"""
+    patience: int = 0
+    """epochs without a lower loss on the images kept back after which training ends; 0: never"""
+    max_examples: int = 0
+    """pictures that are learnt from, at random, to see what more of them would give; 0: all"""
     seed: int = 0
     """of the first weights, the order of the pictures, their variation and what is kept back"""
 
@@ -74,6 +85,8 @@ class TrainingConfig:
             raise ValueError(f"training.epochs {self.epochs}: must be at least 1")
         if self.batch_size < 2:
             raise ValueError(f"training.batch_size {self.batch_size}: must be at least 2")
+        if min(self.patience, self.max_examples) < 0:
+            raise ValueError("training.patience and training.max_examples: must not be negative")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"training.validation_fraction {self.validation_fraction}: must be between 0 and 1"
@@ -96,6 +109,8 @@ class Training:
     config: TrainingConfig
     monitor: str = "loss"
     """the metric, lower is better, by which `best_of` chooses best.safetensors"""
+    checkpoint_every_s: float = 60.0
+    """work that a kill may cost, apart from that of the epochs completed"""
 
     def put(self, name: str, data: bytes) -> None:
         """Write one file of the run directory whole."""
@@ -111,82 +126,185 @@ class Place:
     num_workers: int = 1
 
 
+def steps_per_epoch(num_examples: int, config: TrainingConfig) -> int:
+    """Whole batches of an epoch, at least one: what fills no batch waits for the next epoch."""
+    return max(1, num_examples // config.batch_size)
+
+
 def num_steps(num_examples: int, config: TrainingConfig) -> int:
-    """Steps of the whole training: the rest of an epoch that fills no batch waits for the next."""
-    return config.epochs * max(1, num_examples // config.batch_size)
+    """Steps of the whole training."""
+    return config.epochs * steps_per_epoch(num_examples, config)
 
 
-def run_worker(
-    training: Training, place: Place, show: Callable[[Metrics], None] = lambda _: None
-) -> None:
-    """All epochs that are still to do, in one worker."""
+@dataclass(frozen=True, kw_only=True)
+class StepsDone:
+    """Where a training stands inside an epoch; told every SYNC_STEPS steps."""
+
+    epoch: int
+    """0 is the first"""
+    step: int
+    """steps of the epoch that were taken"""
+    steps: int
+    """that the epoch has"""
+    scalars: Metrics
+    """means over the last few of them"""
+
+
+Show = Callable[["StepsDone | Metrics"], None]
+"""told of steps, and of each epoch by its metrics"""
+
+
+@dataclass(kw_only=True)
+class State:
+    """What the next step depends on, beside the learner: all of it lies in state.pt."""
+
+    history: list[Metrics]
+    """of the epochs that were completed"""
+    step: int = 0
+    """steps taken of the epoch that was not"""
+    sums: Metrics
+    """of those steps' scalars, over all workers"""
+    seconds: float = 0.0
+    """spent on them"""
+
+
+def run_worker(training: Training, place: Place, show: Show = lambda _: None) -> None:
+    """All that is still to do, in one worker. Raises FloatingPointError, see `check_finite`."""
     config = training.config
     learner = training.make_learner(place.device)
-    history = load_state(training, learner)
+    state = load_state(training, learner)
     if place.num_workers > 1:
         devices = [place.device] if place.device.type == "cuda" else None
         learner.distribute(lambda network: DistributedDataParallel(network, device_ids=devices))
     learn, validate = Pictures(training.learn), Pictures(training.validate)
-    if history and place.rank == 0:
-        write_metrics(training, history)  # the last attempt may have died before it did
-    for epoch in range(len(history), config.epochs):
+    if state.history and place.rank == 0:
+        write_metrics(training, state.history)  # the last attempt may have died before it did
+    while len(state.history) < config.epochs and not is_stopped(state.history, training):
+        learn_epoch(training, learner, learn, place, state, show)
         start = time.monotonic()
-        seeds = np.random.SeedSequence([config.seed, epoch, place.rank])
-        learner.reseed(int(seeds.generate_state(1)[0]))
-        sums = learn_epoch(training, learner, learn, place, epoch)
-        spent = time.monotonic() - start
         share_buffers(learner, place)
+        steps, epoch = state.step, len(state.history)
+        seen = sample_of(len(training.learn), len(training.validate), config.seed)
+        learnt = learner.summarize(evaluate(learner, learn, training.learn_targets, seen, place))
+        everything = np.arange(len(training.validate))
         metrics: Metrics = {
             "epoch": epoch + 1,
-            "step": (epoch + 1) * num_steps(len(training.learn), config) // config.epochs,
-            **{f"train_{name}": value for name, value in sums.items()},
-            **learner.summarize(evaluate(training, learner, validate, place)),
-            "images_per_s": len(training.learn) / spent,
-            "seconds": time.monotonic() - start,
+            "step": (epoch + 1) * steps,
+            **{name: value / steps / place.num_workers for name, value in state.sums.items()},
+            **{f"train_{name}": value for name, value in learnt.items()},
+            **learner.summarize(
+                evaluate(learner, validate, training.validate_targets, everything, place)
+            ),
+            "images_per_s": steps * batch_size(training, place) / state.seconds,
+            "seconds": state.seconds + time.monotonic() - start,
         }
-        history.append(metrics)
+        state = State(history=[*state.history, metrics], sums={})
         if place.rank == 0:
-            commit(training, learner, history)
-            show(metrics)
+            put_weights(training, learner, state.history)
+            put_state(training, learner, state)
+            write_metrics(training, state.history)
+        show(metrics)
+
+
+def batch_size(training: Training, place: Place) -> int:
+    """Pictures of a step over all workers: as asked, or what there is, the same for each worker."""
+    size = min(training.config.batch_size, len(training.learn))
+    return size // place.num_workers * place.num_workers
 
 
 def learn_epoch(
-    training: Training, learner: Learner, pictures: Pictures, place: Place, epoch: int
-) -> Metrics:
-    """One pass over the data in an order of its own; means over steps and workers.
+    training: Training,
+    learner: Learner,
+    pictures: Pictures,
+    place: Place,
+    state: State,
+    show: Show,
+) -> None:
+    """The rest of one pass over the data, in an order of its own; `state` follows.
 
-    The order does not depend on the number of workers: each takes every n-th picture of a batch.
-    Raises FloatingPointError where the loss is no number any more.
+    The order and what a step draws depend on seed, epoch and step alone: neither on the number of
+    workers, each of which takes every n-th picture of a batch, nor on where an attempt began.
     """
-    config, count = training.config, len(training.learn)
-    order = np.random.default_rng([config.seed, epoch]).permutation(count)
+    config, epoch = training.config, len(state.history)
+    order = np.random.default_rng([config.seed, epoch]).permutation(len(training.learn))
+    steps, size = steps_per_epoch(len(order), config), batch_size(training, place)
+    start = saved = time.monotonic()
+    before = state.seconds
     sums: Counter[str] = Counter()
-    steps = max(1, count // config.batch_size)
-    for step in range(steps):
-        chosen = order[step * config.batch_size : (step + 1) * config.batch_size]
-        batch = make_batch(
-            pictures, training.learn_targets, chosen[place.rank :: place.num_workers]
-        )
-        scalars = learner.step(batch)
-        if bad := [name for name, value in scalars.items() if not math.isfinite(value)]:
-            raise FloatingPointError(
-                f"epoch {epoch + 1}, step {step + 1}: {', '.join(bad)} is no finite number; "
-                "a lower optim.learning_rate may help"
-            )
+    bad: dict[str, float] = {}
+    for step in range(state.step, steps):
+        chosen = order[step * config.batch_size :][:size][place.rank :: place.num_workers]
+        seed = np.random.SeedSequence([config.seed, epoch, step]).generate_state(1)[0]
+        learner.reseed(int(seed), place.rank, place.num_workers)
+        scalars = learner.step(make_batch(pictures, training.learn_targets, chosen))
+        if not all(map(math.isfinite, scalars.values())) and not bad:
+            bad = {f"{BAD}{step}": 1.0}
         sums.update(scalars)
-    return {name: value / steps / place.num_workers for name, value in merged(sums, place).items()}
+        if (step + 1) % SYNC_STEPS and step + 1 < steps:
+            continue
+        shared = merged({**sums, **bad}, place)
+        check_finite(training, order, epoch, shared, size)
+        done, state.step = step + 1 - state.step, step + 1
+        total = Counter(state.sums)
+        total.update(shared)
+        state.sums = dict(total)
+        sums.clear()
+        now = time.monotonic()
+        state.seconds = before + now - start
+        means = {name: value / done / place.num_workers for name, value in shared.items()}
+        show(StepsDone(epoch=epoch, step=state.step, steps=steps, scalars=means))
+        if place.rank == 0 and now - saved >= training.checkpoint_every_s and step + 1 < steps:
+            put_state(training, learner, state)
+            saved = time.monotonic()
+
+
+def check_finite(
+    training: Training, order: np.ndarray, epoch: int, shared: Mapping[str, float], size: int
+) -> None:
+    """Raise FloatingPointError, in every worker alike, where a scalar is no number any more.
+
+    It names the first such step, its pictures, and what can be gone back to.
+    """
+    steps = [int(name.removeprefix(BAD)) for name in shared if name.startswith(BAD)]
+    if not steps:
+        return
+    first = min(steps) * training.config.batch_size
+    ids = training.learn.ids[order[first : first + size]].tolist()
+    named = ", ".join(ids[:NAMED_IDS]) + (
+        f" and {len(ids) - NAMED_IDS} more" * (len(ids) > NAMED_IDS)
+    )
+    left = f"{join(training.run_uri, LAST)} is of epoch {epoch}" if epoch else "none was completed"
+    raise FloatingPointError(
+        f"epoch {epoch + 1}, step {min(steps) + 1}: the loss is no finite number; "
+        f"pictures: {named}; last good checkpoint: {left}; a lower optim.learning_rate may help"
+    )
+
+
+def sample_of(count: int, wanted: int, seed: int) -> np.ndarray:
+    """Indices of so many examples, the same in each epoch and worker; int64, rising."""
+    chosen = np.random.default_rng([seed, count]).permutation(count)[:wanted]
+    return np.sort(chosen)
 
 
 def evaluate(
-    training: Training, learner: Learner, pictures: Pictures, place: Place
+    learner: Learner, pictures: Pictures, targets: np.ndarray, chosen: np.ndarray, place: Place
 ) -> Mapping[str, float]:
-    """Sums over all pictures kept back, each seen once by one worker."""
-    mine = np.arange(len(training.validate))[place.rank :: place.num_workers]
+    """Sums over the chosen pictures, each seen once by one worker."""
+    mine = chosen[place.rank :: place.num_workers]
     sums: Counter[str] = Counter()
     for first in range(0, len(mine), EVALUATION_BATCH_SIZE):
-        chosen = mine[first : first + EVALUATION_BATCH_SIZE]
-        sums.update(learner.evaluate(make_batch(pictures, training.validate_targets, chosen)))
+        batch = make_batch(pictures, targets, mine[first : first + EVALUATION_BATCH_SIZE])
+        sums.update(learner.evaluate(batch))
     return merged(sums, place)
+
+
+def is_stopped(history: Sequence[Metrics], training: Training) -> bool:
+    """Whether the monitored value has not become lower for `patience` epochs."""
+    patience = training.config.patience
+    if not patience or not history:
+        return False
+    values = [metrics[training.monitor] for metrics in history]
+    return len(values) - 1 - values.index(min(values)) >= patience
 
 
 def make_batch(pictures: Pictures, targets: np.ndarray, chosen: np.ndarray) -> dict[str, Tensor]:
@@ -217,20 +335,22 @@ def share_buffers(learner: Learner, place: Place) -> None:
                 torch.distributed.broadcast(buffer, 0)
 
 
-def commit(training: Training, learner: Learner, history: list[Metrics]) -> None:
-    """Put an epoch's files; with state.pt it counts as completed."""
-    best = best_of(history, training.monitor)
+def put_weights(training: Training, learner: Learner, history: list[Metrics]) -> None:
+    """Put the checkpoints of an epoch: last, and best where it is."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "last.safetensors"
         learner.save(path)
         weights = path.read_bytes()
-    training.put("checkpoints/last.safetensors", weights)
-    if best is history[-1]:
-        training.put("checkpoints/best.safetensors", weights)
-    state = io.BytesIO()
-    torch.save({"learner": learner.state_dict(), "history": history}, state)
-    training.put(STATE, state.getvalue())
-    write_metrics(training, history)
+    training.put(LAST, weights)
+    if best_of(history, training.monitor) is history[-1]:
+        training.put(BEST, weights)
+
+
+def put_state(training: Training, learner: Learner, state: State) -> None:
+    """Put what the next attempt goes on from: with it, steps and epochs count as done."""
+    data = io.BytesIO()
+    torch.save({"learner": learner.state_dict(), **vars(state)}, data)
+    training.put(STATE, data.getvalue())
 
 
 def best_of(history: Sequence[Metrics], monitor: str = "loss") -> Metrics:
@@ -244,15 +364,15 @@ def best_of(history: Sequence[Metrics], monitor: str = "loss") -> Metrics:
     return [metrics for metrics in history if metrics[monitor] <= limit][-1]
 
 
-def load_state(training: Training, learner: Learner) -> list[Metrics]:
-    """Put the learner where the last completed epoch left it; returns the metrics so far."""
+def load_state(training: Training, learner: Learner) -> State:
+    """Put the learner where state.pt was taken; returns the rest of what was kept."""
     try:
         data = training.storage.read(join(training.run_uri, STATE))
     except FileNotFoundError:
-        return []
-    state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    learner.load_state_dict(state["learner"])
-    return state["history"]
+        return State(history=[], sums={})
+    kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    learner.load_state_dict(kept.pop("learner"))
+    return State(**kept)
 
 
 def write_metrics(training: Training, history: list[Metrics]) -> None:

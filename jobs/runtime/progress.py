@@ -3,6 +3,7 @@
 import logging
 import sys
 import time
+from collections.abc import Callable
 
 from rich.console import Console
 from rich.live import Live
@@ -32,7 +33,13 @@ class Progress:
     The share done is of rows where the plan knows them all, else of stored bytes.
     """
 
-    def __init__(self, total_rows: int, total_bytes: int) -> None:
+    def __init__(
+        self,
+        total_rows: int,
+        total_bytes: int,
+        describe: "Callable[[Progress], str] | None" = None,
+    ) -> None:
+        self.describe = describe or _rows
         self.total_rows = total_rows
         self.total_bytes = total_bytes
         self.rows = self.failed = self.bytes = 0
@@ -74,20 +81,28 @@ class Progress:
         return self.bytes / self.total_bytes if self.total_bytes else 1.0
 
     @property
-    def seconds_left(self) -> float:
-        """Time to the end at the speed of the last half minute."""
+    def speed(self) -> float:
+        """Part of the work done a second, in the last half minute."""
         (then, before), (now, share) = self.history[0], self.history[-1]
-        speed = (share - before) / (now - then) if now > then else 0.0
-        return (1 - share) / speed if speed else 0.0
+        return (share - before) / (now - then) if now > then else 0.0
+
+    @property
+    def seconds_left(self) -> float:
+        """Time to the end at that speed."""
+        return (1 - self.share) / self.speed if self.speed else 0.0
 
     def __str__(self) -> str:
-        seconds = time.monotonic() - self.start
-        total = f"/{self.total_rows:,}" if self.total_rows >= 0 else ""
-        rate = self.rows / seconds if seconds else 0.0
-        return (
-            f"{self.share:4.0%}  {self.rows:,}{total} rows  {rate:,.0f} rows/s  "
-            f"{self.failed:,} failed  {clock(self.seconds_left)} left"
-        )
+        return self.describe(self)
+
+
+def _rows(progress: Progress) -> str:
+    seconds = time.monotonic() - progress.start
+    total = f"/{progress.total_rows:,}" if progress.total_rows >= 0 else ""
+    rate = progress.rows / seconds if seconds else 0.0
+    return (
+        f"{progress.share:4.0%}  {progress.rows:,}{total} rows  {rate:,.0f} rows/s  "
+        f"{progress.failed:,} failed  {clock(progress.seconds_left)} left"
+    )
 
 
 def clock(seconds: float) -> str:

@@ -1,13 +1,16 @@
 """Ray around a training: Ray Data decodes, Ray Train runs the worker in several processes.
 
-Ray restarts the worker group when a worker dies; each start goes on from the run directory, so that
-a restart and a second attempt are one case. Ray's own checkpoints are not used.
+Ray restarts the worker group when a worker or its node dies; each start goes on from the run
+directory, so that a restart and a second attempt are one case. Ray's own checkpoints are not used.
 """
 
 import logging
 import math
 import pickle
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
@@ -20,8 +23,9 @@ import ray.train.torch
 import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
+from ray.util.queue import Queue
 
-from jobs.runtime.epochs import Place, Training, run_worker
+from jobs.runtime.epochs import Metrics, Place, Show, StepsDone, Training, run_worker
 from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
@@ -62,14 +66,15 @@ def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResource
     return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
 
 
-def run_workers(training: Training, resources: TrainingResources) -> None:
+def run_workers(training: Training, resources: TrainingResources, show: Show) -> None:
     """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised."""
     share = make_share(resources)
     logger.info("ray: %d workers of %s", resources.num_workers, share)
-    with tempfile.TemporaryDirectory(prefix="argus-train-") as folder:
+    told = Queue(actor_options={"num_cpus": 0})
+    with tempfile.TemporaryDirectory(prefix="argus-train-") as folder, _heard(told, show):
         trainer = TorchTrainer(
             _work,
-            train_loop_config={"training": training, "threads": int(share["CPU"])},
+            train_loop_config={"training": training, "threads": int(share["CPU"]), "told": told},
             scaling_config=ScalingConfig(
                 num_workers=resources.num_workers,
                 use_gpu="GPU" in share,
@@ -85,6 +90,30 @@ def run_workers(training: Training, resources: TrainingResources) -> None:
             trainer.fit()
         except TrainingFailedError as failure:
             raise _cause(failure) from failure
+
+
+@contextmanager
+def _heard(told: Queue, show: Show) -> Iterator[None]:
+    """Show what the first worker tells while the block runs; raise an error that it told."""
+    errors: list[FloatingPointError] = []
+
+    def listen() -> None:
+        while (message := told.get()) is not None:
+            if isinstance(message, FloatingPointError):
+                errors.append(message)
+            else:
+                show(message)
+
+    listener = threading.Thread(target=listen, daemon=True)
+    listener.start()
+    try:
+        yield
+    finally:
+        told.put(None)
+        listener.join()
+        told.shutdown()
+    if errors:
+        raise errors[0]
 
 
 def make_share(resources: TrainingResources) -> dict[str, float]:
@@ -121,7 +150,18 @@ def _work(config: dict[str, Any]) -> None:
         rank=context.get_world_rank(),
         num_workers=context.get_world_size(),
     )
-    run_worker(config["training"], place)
+
+    def show(message: StepsDone | Metrics) -> None:
+        if not isinstance(message, StepsDone):
+            ray.train.report(message)  # every worker does: Ray's Result has the last epoch's
+        if place.rank == 0:
+            config["told"].put(message)
+
+    try:
+        run_worker(config["training"], place, show)
+    except FloatingPointError as error:  # all workers raise it alike: a restart would not help
+        if place.rank == 0:
+            config["told"].put(error)
 
 
 def _cause(failure: BaseException) -> BaseException:

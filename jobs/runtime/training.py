@@ -1,24 +1,42 @@
 """Training: how it is run, and where: Ray's workers, or this process."""
 
 import logging
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Literal
 
+import numpy as np
 import torch
 
-from jobs.runtime.epochs import Metrics, Place, Training, read_metrics, run_worker
-from jobs.runtime.examples import Examples, ReaderArgs, decode_here, make_examples, rows_of
+from jobs.runtime.epochs import (
+    Metrics,
+    Place,
+    StepsDone,
+    Training,
+    make_batch,
+    num_steps,
+    read_metrics,
+    run_worker,
+    steps_per_epoch,
+)
+from jobs.runtime.examples import (
+    Examples,
+    Pictures,
+    ReaderArgs,
+    decode_here,
+    make_examples,
+    rows_of,
+)
 from jobs.runtime.plan import Plan
-from jobs.runtime.progress import Progress
+from jobs.runtime.progress import Progress, clock
 from jobs.runtime.resources import Resources
+from jobs.runtime.run import Run
 
 logger = logging.getLogger(__name__)
 
-WATCH_EVERY_S = 0.5
-SHOWN = ("train_loss", "loss", "accuracy")
+TIMED_STEPS = 3
+SHOWN = ("train_loss", "loss", "train_accuracy", "accuracy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +59,8 @@ class TrainingResources:
     """an image that takes longer to decode is a failed row"""
     max_restarts: int = 2
     """times that Ray starts the workers anew when one fails"""
+    checkpoint_every_s: float = 60.0
+    """work that a kill may cost, apart from that of the epochs completed; 0: ten steps"""
     verbose: bool = False
     """show Ray's own messages and start its dashboard"""
 
@@ -49,8 +69,11 @@ class TrainingResources:
             raise ValueError(f"resources.num_workers {self.num_workers}: must be at least 1")
         if self.engine == "inline" and self.num_workers != 1:
             raise ValueError("resources.num_workers: the inline engine has one")
-        if min(self.cpus_per_worker, self.gpus_per_worker, self.num_cpus, self.max_restarts) < 0:
-            raise ValueError("resources: cpus, gpus, max_restarts must not be negative")
+        counts = (self.cpus_per_worker, self.gpus_per_worker, self.num_cpus, self.max_restarts)
+        if min(*counts, self.checkpoint_every_s) < 0:
+            raise ValueError(
+                "resources: cpus, gpus, max_restarts, checkpoint_every_s must not be negative"
+            )
         if not 0 <= self.max_failed_fraction <= 1:
             raise ValueError(
                 f"resources.max_failed_fraction {self.max_failed_fraction}: must be in 0..1"
@@ -76,6 +99,70 @@ def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources)
     return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
 
 
+def read_sample(plan: Plan, reading: ReaderArgs, count: int) -> Examples:
+    """Some `count` examples of slices all over the plan, decoded in this process."""
+    each = max(1, max((piece.rows for piece in plan.slices), default=1))
+    wanted = min(len(plan.slices), max(2, -(-count // each)))
+    places = np.linspace(0, len(plan.slices) - 1, wanted).round().astype(int)
+    taken = [plan.slices[place] for place in dict.fromkeys(places.tolist())]
+    part = replace(plan, slices=taken)
+    blocks = decode_here(part, reading)
+    described = [rows_of(block) for block in blocks]
+    return make_examples(part, reading.decoder.shape, blocks, described, max_failed_fraction=1.0)
+
+
+def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> str:
+    """What a training is and takes, from a `sample` of its examples. Writes nothing.
+
+    `share` is the part of the plan's rows that is learnt from.
+    """
+    config = sample.config
+    learner = sample.make_learner(torch.device("cpu"))
+    pictures, size = Pictures(sample.learn), min(config.batch_size, len(sample.learn))
+    batch = make_batch(pictures, sample.learn_targets, np.arange(size))
+    seconds = [_seconds_of(lambda: learner.step(batch)) for _ in range(1 + TIMED_STEPS)][1:]
+    numbers = {
+        name: sum(p.numel() for p in network.parameters())
+        for name, network in learner.networks.items()
+    }
+    lines = {
+        "run directory": f"{run.uri} ({run.manifest.get('status', 'not begun')})",
+        "source": f"{plan.origin.uri} as {plan.format}",
+        "rows": f"{plan.rows:,}" if plan.rows >= 0 else "counted when they are read",
+        "parameters": ", ".join(f"{count:,} of {name}" for name, count in numbers.items()),
+        "learner": f"{_num_bytes(learner.state_dict()) / 1e6:,.1f} MB with its optimiser's state",
+    }
+    time_of_step = f"{1000 * min(seconds):,.0f} ms for {size} images on this machine's CPU"
+    if plan.rows < 0:
+        lines["step"] = time_of_step
+    else:
+        count = int(plan.rows * share)
+        limit = config.max_examples or count
+        steps = num_steps(min(count, limit), config)
+        pixels = plan.rows * int(np.prod(sample.learn.shape))
+        lines["images in memory"] = f"{pixels / 1e6:,.1f} MB"
+        lines["steps"] = f"{steps:,} in {config.epochs} epochs"
+        lines["step"] = time_of_step
+        lines["estimate"] = f"{clock(steps * min(seconds))} of steps in one process"
+    width = max(map(len, lines))
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines.items())
+
+
+def _seconds_of(call: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    call()
+    return time.perf_counter() - start
+
+
+def _num_bytes(state: object) -> int:
+    """Bytes of the tensors of a nested state."""
+    if isinstance(state, torch.Tensor):
+        return state.numel() * state.element_size()
+    if isinstance(state, Mapping):
+        return sum(map(_num_bytes, state.values()))
+    return sum(map(_num_bytes, state)) if isinstance(state, list | tuple) else 0
+
+
 def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
     """Train to the end; returns the metrics of each epoch.
 
@@ -92,48 +179,62 @@ def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
             f"data: {len(training.learn)} pictures to learn from and {len(training.validate)} to "
             f"validate on are too few for {workers} workers"
         )
-    done = len(read_metrics(training.run_uri, training.storage))
-    with Progress((config.epochs - done) * len(training.learn), 0) as progress:
-
-        def show(metrics: Metrics) -> None:
-            progress.add(len(training.learn), 0, 0)
-            logger.info("%s", describe(metrics, config.epochs))
-
+    training = replace(training, checkpoint_every_s=resources.checkpoint_every_s)
+    teller = Teller(training)
+    with Progress(num_steps(len(training.learn), training.config), 0, teller.line) as progress:
+        teller.begin(progress)
         if resources.engine == "inline":
             device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            run_worker(training, Place(device=device), show)
+            run_worker(training, Place(device=device), teller.show)
         else:
             from jobs.runtime.ray_training import run_workers
 
-            with watched(training, done, show):
-                run_workers(training, resources)
+            run_workers(training, resources, teller.show)
     return read_metrics(training.run_uri, training.storage)
+
+
+class Teller:
+    """Shows a training: step, what is minimised, images/s, time left; a log line per epoch."""
+
+    def __init__(self, training: Training) -> None:
+        self.training = training
+        self.last: Metrics = {}
+        self.at: StepsDone | None = None
+
+    def begin(self, progress: Progress) -> None:
+        """Count what earlier attempts did as done, so that the time left is of the rest."""
+        self.progress = progress
+        done = len(read_metrics(self.training.run_uri, self.training.storage))
+        progress.rows = done * steps_per_epoch(len(self.training.learn), self.training.config)
+        progress.history = [(progress.start, progress.share)]
+
+    def show(self, message: StepsDone | Metrics) -> None:
+        """Take note of steps or of an epoch."""
+        if isinstance(message, StepsDone):
+            self.at = message
+            stands = message.epoch * message.steps + message.step
+            self.progress.add(stands - self.progress.rows, 0, 0)
+        else:
+            self.last = message
+            logger.info("%s", describe(message, self.training.config.epochs))
+
+    def line(self, progress: Progress) -> str:
+        """Where it stands."""
+        parts = [f"{progress.share:4.0%}"]
+        if self.at:
+            parts.append(f"epoch {self.at.epoch + 1}, step {self.at.step}/{self.at.steps}")
+            parts += [f"{name} {value:.4g}" for name, value in self.at.scalars.items()]
+        if self.last:
+            shown = (f"{name} {self.last[name]:.4f}" for name in SHOWN if name in self.last)
+            parts.append(f"last epoch: {', '.join(shown)}")
+        size = min(self.training.config.batch_size, len(self.training.learn))
+        images_per_s = progress.speed * progress.total_rows * size
+        return "  ".join(
+            [*parts, f"{images_per_s:,.0f} images/s", f"{clock(progress.seconds_left)} left"]
+        )
 
 
 def describe(metrics: Metrics, epochs: int) -> str:
     """An epoch in a line."""
     shown = [f"{name} {metrics[name]:.4f}" for name in SHOWN if name in metrics]
     return f"epoch {metrics['epoch']}/{epochs}: {', '.join(shown)} ({metrics['seconds']:.1f} s)"
-
-
-@contextmanager
-def watched(training: Training, done: int, show: Callable[[Metrics], None]) -> Iterator[None]:
-    """Show each epoch that other processes complete while the block runs."""
-    ended = threading.Event()
-
-    def watch() -> None:
-        shown = done
-        last = False
-        while not last:
-            last = ended.wait(WATCH_EVERY_S)
-            for metrics in read_metrics(training.run_uri, training.storage)[shown:]:
-                show(metrics)
-                shown += 1
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        watcher.join()

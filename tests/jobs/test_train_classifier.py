@@ -1,6 +1,8 @@
 """Training: on small pictures that a network tells apart in seconds, inline and on real Ray."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -21,6 +23,7 @@ from jobs.runtime.training import TrainingResources, fit
 from jobs.train_classifier import (
     PRESETS,
     Config,
+    identity,
     main,
     make_training,
     parse,
@@ -106,7 +109,9 @@ class Killed(BaseException):
     """Stands for the signal that ends a process."""
 
 
-def make_mortal(training: Training, steps: int, device: torch.device) -> ClassifierLearner:
+def make_mortal(
+    training: Training, steps: int, die: Callable[[], None], device: torch.device
+) -> ClassifierLearner:
     """The training's learner, which dies instead of the step after `steps`."""
     learner = training.make_learner(device)
     assert isinstance(learner, ClassifierLearner)
@@ -114,7 +119,7 @@ def make_mortal(training: Training, steps: int, device: torch.device) -> Classif
 
     def die_in_time(batch: Any) -> dict[str, float]:
         if not left[0]:
-            raise Killed
+            die()
         left[0] -= 1
         return step(batch)
 
@@ -122,30 +127,170 @@ def make_mortal(training: Training, steps: int, device: torch.device) -> Classif
     return learner
 
 
-@pytest.mark.parametrize("steps", [0, 4, 6, 14])  # an epoch is 5 or 6
-def test_interrupted_training_ends_with_the_bytes_of_an_undisturbed_one(
-    undisturbed: Path, photos: Path, tmp_path: Path, steps: int
-):
-    config = small(photos, tmp_path)
-    with Run.open(  # the same request, whose attempt dies
+def die_here() -> None:
+    raise Killed
+
+
+def die_once(marker: Path) -> None:
+    """The first process that comes here is killed."""
+    if not marker.exists():
+        marker.touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+def fit_with(config: Config, steps: int, die: Callable[[], None]) -> None:
+    """An attempt at a training of which a worker dies; the manifest stays `interrupted`."""
+    with Run.open(
         config.out,
         job="train_classifier",
         config=config,
-        identity=json.loads((undisturbed / "manifest.json").read_text())["identity"]
-        | {"job": "train_classifier"},
+        identity=identity(config),
         storage=Storage(config.storage),
     ) as run:
         training = make_training(run, config)
         run.note(status="running")
-        with pytest.raises(Killed):
-            fit(replace(training, make_learner=partial(make_mortal, training, steps)), INLINE)
-    main(config)
+        mortal = partial(make_mortal, training, steps, die)
+        fit(replace(training, make_learner=mortal), config.resources)
+
+
+def assert_same_training(found: Path, wanted: Path) -> None:
     for name in FILES[:2]:
-        finished, wanted = load_file(tmp_path / name), load_file(undisturbed / name)
-        assert all(torch.equal(finished[key], wanted[key]) for key in wanted)
-    kept = ("epoch", "train_loss", "loss", "accuracy")
-    for once, again in zip(metrics_of(tmp_path), metrics_of(undisturbed), strict=True):
+        ours, theirs = load_file(found / name), load_file(wanted / name)
+        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
+    kept = ("epoch", "objective", "gradient_norm", "train_loss", "loss", "accuracy")
+    for once, again in zip(metrics_of(found), metrics_of(wanted), strict=True):
         assert [once[key] for key in kept] == [again[key] for key in kept]
+
+
+@pytest.mark.parametrize("steps", [0, 4, 6, 14])  # an epoch is 5 or 6
+def test_interrupted_training_ends_with_the_bytes_of_an_undisturbed_one(
+    undisturbed: Path, photos: Path, tmp_path: Path, steps: int
+):
+    with pytest.raises(Killed):
+        fit_with(small(photos, tmp_path), steps, die_here)
+    main(small(photos, tmp_path))
+    assert_same_training(tmp_path, undisturbed)
+
+
+def long_epochs(photos: Path, out: Path) -> Config:
+    """Epochs of over twenty steps, with dropout and all kinds of drawing."""
+    config = small(photos, out)
+    return replace(
+        config,
+        model=replace(config.model, dropout=0.2),
+        augment=AugmentConfig(flip=True, rotation_deg=10, mixup=0.2, randaugment=1),
+        training=replace(config.training, epochs=2, batch_size=2),
+        resources=replace(config.resources, checkpoint_every_s=0),
+    )
+
+
+@pytest.mark.parametrize(("steps", "lost"), [(9, 9), (13, 3), (19, 9), (20, 0)])
+def test_training_killed_within_an_epoch_goes_on_within_it_bit_for_bit(
+    photos: Path, tmp_path: Path, steps: int, lost: int, monkeypatch: pytest.MonkeyPatch
+):
+    main(long_epochs(photos, tmp_path / "undisturbed"))
+    total = int(metrics_of(tmp_path / "undisturbed")[-1]["step"])
+    with pytest.raises(Killed):
+        fit_with(long_epochs(photos, tmp_path / "killed"), steps, die_here)
+    taken = list[int]()
+    step = ClassifierLearner.step
+
+    def count(learner: ClassifierLearner, batch: Any) -> dict[str, float]:
+        taken.append(1)
+        return step(learner, batch)
+
+    monkeypatch.setattr(ClassifierLearner, "step", count)
+    main(long_epochs(photos, tmp_path / "killed"))
+    assert len(taken) == total - steps + lost
+    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
+    local_ray: None, photos: Path, tmp_path: Path
+):
+    main(long_epochs(photos, tmp_path / "undisturbed"))
+    resources = TrainingResources(cpus_per_worker=1, checkpoint_every_s=0)
+    config = replace(long_epochs(photos, tmp_path / "killed"), resources=resources)
+    fit_with(config, 13, partial(die_once, tmp_path / "died"))
+    assert (tmp_path / "died").exists()
+    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path):
+    """A step an epoch: twenty losses. The network has no batch norm, which sees half a batch."""
+    square = Preprocess(height_px=32, width_px=32, resize_px=0)
+    config = replace(
+        small(photos, tmp_path / "one"),
+        model=ModelConfig(network="cnn_cifar10", preprocess=square),
+        optim=OptimConfig(optimizer="sgd", learning_rate=0.02, loss="balanced_cross_entropy"),
+        augment=AugmentConfig(flip=True, rotation_deg=10, crop_pad_px=2, colour=0.2),
+        training=TrainingConfig(epochs=20, batch_size=40, validation_fraction=0.25),
+    )
+    main(config)
+    main(replace(config, out=str(tmp_path / "two"), resources=TrainingResources(num_workers=2)))
+    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
+    assert one[-1]["objective"] < one[0]["objective"]
+    for name in ("objective", "train_loss", "loss"):
+        values = [each[name] for each in one]
+        assert [each[name] for each in two] == pytest.approx(values, abs=1e-4)
+
+
+@pytest.mark.parametrize("num_workers", [0, 2])
+def test_loss_that_is_no_number_stops_and_names_batch_and_checkpoint(
+    local_ray: None, photos: Path, tmp_path: Path, num_workers: int
+):
+    resources = TrainingResources(num_workers=num_workers) if num_workers else INLINE
+    config = replace(
+        small(photos, tmp_path),
+        optim=OptimConfig(optimizer="sgd", learning_rate=1e30, clip_norm=0, warmup=0),
+        resources=resources,
+    )
+    with pytest.raises(
+        FloatingPointError,
+        match=r"epoch 1, step [23]: .*pictures: \w+/\d{3}.png.*none was completed; a lower",
+    ):
+        main(config)
+    assert not (tmp_path / "checkpoints").exists()
+
+
+def test_training_ends_when_patience_does_and_keeps_the_best(photos: Path, tmp_path: Path):
+    config = small(photos, tmp_path)
+    config = replace(
+        config,
+        optim=OptimConfig(learning_rate=1e-12, schedule="constant", weight_decay=0),
+        training=replace(config.training, epochs=50, patience=2),
+    )
+    main(config)
+    losses = [each["loss"] for each in metrics_of(tmp_path)]
+    assert len(losses) < 50
+    assert min(losses) == losses[-3]
+
+
+def test_fewer_examples_are_learnt_from_and_validation_stays(photos: Path, tmp_path: Path):
+    config = small(photos, tmp_path)
+    config = replace(config, training=replace(config.training, max_examples=20))
+    counts = main(config).manifest["counts"]
+    assert counts["learn"] == 20
+    assert counts["validate"] > 10
+
+
+def test_report_shows_both_curves_and_says_whether_it_fits(undisturbed: Path):
+    page = (undisturbed / "report" / "index.html").read_text()
+    assert "images kept back" in page
+    assert "The network " in page
+    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    assert manifest["report"].endswith("report/index.html")
+
+
+def test_dry_run_tells_and_writes_nothing(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    main(replace(small(photos, tmp_path / "out"), dry_run=True))
+    told = capsys.readouterr().out
+    assert "15 in 3 epochs" in told  # 45 of 60 learnt from, by 8
+    assert "of network" in told
+    assert "estimate" in told
+    assert not (tmp_path / "out").exists()
 
 
 def test_two_workers_of_ray_train_evaluate_each_image_once(

@@ -2,19 +2,25 @@
 
 import math
 from collections.abc import Callable
+from dataclasses import replace
 from itertools import product
 
 import pytest
 import torch
 import torch.nn.functional as F
 
-from vision_ops.augment import AugmentConfig, augment, warp
+from vision_ops.augment import AugmentConfig, Draws, augment, mix, warp
 
-EVERYTHING = AugmentConfig(rotation_deg=15, shift=0.1, scale=0.2, flip=True, crop_pad_px=2)
+MOVED = AugmentConfig(rotation_deg=15, shift=0.1, scale=0.2, flip=True, crop_pad_px=2)
+EVERYTHING = replace(MOVED, colour=0.4, randaugment=2)
 
 
 def seeded(seed: int = 0) -> torch.Generator:
     return torch.Generator().manual_seed(seed)
+
+
+def drawn(seed: int = 0, rank: int = 0, num_workers: int = 1) -> Draws:
+    return Draws(generator=seeded(seed), rank=rank, num_workers=num_workers)
 
 
 def random_pixels(count: int = 8, height: int = 12, width: int = 16) -> torch.Tensor:
@@ -24,15 +30,15 @@ def random_pixels(count: int = 8, height: int = 12, width: int = 16) -> torch.Te
 
 def test_nothing_to_change_returns_the_very_pixels():
     pixels = random_pixels()
-    assert augment(pixels, AugmentConfig(), seeded()) is pixels
+    assert augment(pixels, AugmentConfig(), drawn()) is pixels
 
 
 def test_same_seed_gives_same_pictures_and_input_stays():
     pixels = random_pixels()
     before = pixels.clone()
-    once = augment(pixels, EVERYTHING, seeded(1))
-    assert torch.equal(once, augment(pixels, EVERYTHING, seeded(1)))
-    assert not torch.equal(once, augment(pixels, EVERYTHING, seeded(2)))
+    once = augment(pixels, EVERYTHING, drawn(1))
+    assert torch.equal(once, augment(pixels, EVERYTHING, drawn(1)))
+    assert not torch.equal(once, augment(pixels, EVERYTHING, drawn(2)))
     assert torch.equal(pixels, before)
     assert once.shape == pixels.shape
     assert once.dtype == torch.uint8
@@ -40,12 +46,12 @@ def test_same_seed_gives_same_pictures_and_input_stays():
 
 def test_picture_of_one_colour_stays_as_it_is():
     pixels = torch.tensor([10, 128, 250], dtype=torch.uint8).expand(5, 12, 16, 3)
-    assert torch.equal(augment(pixels, EVERYTHING, seeded()), pixels)
+    assert torch.equal(augment(pixels, MOVED, drawn()), pixels)
 
 
 def test_flip_gives_each_picture_or_its_mirror_about_half_each():
     pixels = random_pixels(count=200)
-    flipped = augment(pixels, AugmentConfig(flip=True), seeded())
+    flipped = augment(pixels, AugmentConfig(flip=True), drawn())
     same = (flipped == pixels).flatten(1).all(dim=1)
     mirror = (flipped == pixels.flip(2)).flatten(1).all(dim=1)
     assert (same ^ mirror).all()
@@ -54,7 +60,7 @@ def test_flip_gives_each_picture_or_its_mirror_about_half_each():
 
 def test_crop_is_a_window_of_the_padded_picture():
     pixels = random_pixels(count=60)
-    cropped = augment(pixels, AugmentConfig(crop_pad_px=2), seeded())
+    cropped = augment(pixels, AugmentConfig(crop_pad_px=2), drawn())
     padded = F.pad(pixels.permute(0, 3, 1, 2).float(), (2, 2, 2, 2), mode="reflect")
     seen = set()
     for picture, whole in zip(cropped, padded, strict=True):
@@ -66,6 +72,42 @@ def test_crop_is_a_window_of_the_padded_picture():
         seen.update(places)
         assert len(places) == 1
     assert len(seen) > 15  # of 25
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_picture_is_changed_alike_however_many_workers_there_are(num_workers: int):
+    pixels = random_pixels(count=8)
+    whole = augment(pixels, EVERYTHING, drawn(3))
+    for rank in range(num_workers):
+        part = augment(pixels[rank::num_workers], EVERYTHING, drawn(3, rank, num_workers))
+        assert torch.equal(part, whole[rank::num_workers])
+
+
+def test_colour_changes_a_grey_picture_by_one_factor_within_its_range():
+    pixels = torch.full((300, 12, 16, 3), 100, dtype=torch.uint8)
+    changed = augment(pixels, AugmentConfig(colour=0.3), drawn())
+    assert (changed == changed[:, :1, :1, :1]).all()  # no contrast and no saturation to change
+    assert 70 <= changed.min() < 75
+    assert 125 < changed.max() <= 130
+
+
+def test_randaugment_leaves_torchs_own_generator_as_it_was():
+    before = torch.get_rng_state()
+    changed = augment(random_pixels(), AugmentConfig(randaugment=2), drawn())
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not torch.equal(changed, random_pixels())
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(mixup=0.5), AugmentConfig(cutmix=0.5)])
+def test_labels_are_mixed_by_the_share_of_the_pictures(config: AugmentConfig):
+    torch.manual_seed(0)
+    target = torch.arange(6)
+    images = target.float()[:, None, None, None].expand(6, 3, 12, 16).clone()
+    mixed, labels = mix(images, target, 6, config)
+    torch.testing.assert_close(labels.sum(dim=1), torch.ones(6))
+    # each picture is its number, so its mean is that of its labels
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3)), labels @ target.float())
+    assert (labels > 0).sum() == 12
 
 
 @pytest.mark.parametrize("height", [9, 10])
@@ -103,6 +145,8 @@ def test_enlarging_by_two_spreads_the_centre():
         (lambda: AugmentConfig(shift=1.0), "shift 1.0"),
         (lambda: AugmentConfig(scale=-0.1), "scale -0.1"),
         (lambda: AugmentConfig(crop_pad_px=-1), "crop_pad_px -1"),
+        (lambda: AugmentConfig(colour=1.0), "colour 1.0"),
+        (lambda: AugmentConfig(mixup=-0.1), "mixup -0.1"),
     ],
 )
 def test_impossible_values_are_refused_by_name(make: Callable[[], object], said: str):
@@ -112,4 +156,4 @@ def test_impossible_values_are_refused_by_name(make: Callable[[], object], said:
 
 def test_padding_as_large_as_the_picture_is_refused():
     with pytest.raises(ValueError, match="crop_pad_px 12"):
-        augment(random_pixels(), AugmentConfig(crop_pad_px=12), seeded())
+        augment(random_pixels(), AugmentConfig(crop_pad_px=12), drawn())

@@ -71,7 +71,7 @@ def test_every_learner_has_its_case():
 @pytest.mark.parametrize("name", LEARNERS)
 def test_fifty_steps_on_one_batch_bring_the_loss_below_its_bound(name: str):
     learner, batch = MAKE[name](), make_batch()
-    losses = [learner.step(batch)["loss"] for _ in range(50)]
+    losses = [learner.step(batch)["objective"] for _ in range(50)]
     assert losses[-1] < LOSS_BOUND[name] < losses[0]
 
 
@@ -147,7 +147,7 @@ def test_label_smoothing_counts_in_training_alone():
     logits = network(normalize(batch["pixels"], SMALL, "cpu"))
     wanted = F.cross_entropy(logits, batch["target"], label_smoothing=0.2)
     fresh = ClassifierLearner(smooth)
-    assert fresh.step(batch)["loss"] == pytest.approx(wanted.item(), rel=1e-5)
+    assert fresh.step(batch)["objective"] == pytest.approx(wanted.item(), rel=1e-5)
 
 
 def test_moving_average_is_what_is_saved(tmp_path: Path):
@@ -197,9 +197,58 @@ def test_gradient_longer_than_the_limit_is_clipped():
     assert (after - before).norm() < 1e-5
 
 
+def first_objective(**optim: Any) -> tuple[float, torch.Tensor, torch.Tensor]:
+    """Of a fresh learner; with the logits and the target it is of."""
+    config = replace(
+        CLASSIFIER,
+        optim=OptimConfig(label_smoothing=0.0, **optim),
+        augment=AugmentConfig(),
+        counts=(6, 3, 1),
+    )
+    learner, batch = ClassifierLearner(config), make_batch()
+    logits = learner.network.train()(normalize(batch["pixels"], SMALL, "cpu")).detach()
+    return ClassifierLearner(config).step(batch)["objective"], logits, batch["target"]
+
+
+def test_mse_is_of_the_probabilities_over_all_classes():
+    found, logits, target = first_objective(loss="mse")
+    wrong = logits.softmax(dim=1) - F.one_hot(target, 3)
+    assert found == pytest.approx(wrong.square().mean().item(), rel=1e-5)
+
+
+def test_balanced_loss_weighs_each_class_by_how_rare_it_is():
+    found, logits, target = first_objective(loss="balanced_cross_entropy")
+    weights = torch.tensor([10 / 18, 10 / 9, 10 / 3])  # counts 6, 3, 1: each class sums to 10 / 3
+    losses = F.cross_entropy(logits, target, reduction="none")
+    assert found == pytest.approx((losses * weights[target]).mean().item(), rel=1e-5)
+
+
+def test_l1_adds_the_absolute_weights_of_matrices():
+    plain, *_ = first_objective()
+    more, *_ = first_objective(l1=0.01)
+    weights = [p for p in ClassifierLearner(CLASSIFIER).network.parameters() if p.ndim > 1]
+    wanted = 0.01 * sum(p.abs().sum().item() for p in weights)
+    assert more - plain == pytest.approx(wanted, rel=1e-4)
+
+
+def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_the_weights():
+    plain = ClassifierLearner(CLASSIFIER)
+    config = replace(CLASSIFIER, model=ModelConfig(preprocess=SMALL, dropout=0.5))
+    dropped, batch = ClassifierLearner(config), make_batch()
+    assert dropped.network.state_dict().keys() == plain.network.state_dict().keys()
+    assert dropped.evaluate(batch) == plain.evaluate(batch)
+    assert dropped.step(batch)["objective"] != plain.step(batch)["objective"]
+
+
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: OptimConfig(l1=-1), "optim.l1 -1"),
+        (lambda: ModelConfig(dropout=1), "model.dropout 1"),
+        (
+            lambda: replace(CLASSIFIER, optim=OptimConfig(loss="balanced_cross_entropy")),
+            "one above 0 for each",
+        ),
         (lambda: OptimConfig(learning_rate=0), "optim.learning_rate 0"),
         (lambda: OptimConfig(ema_decay=1.0), "optim.ema_decay 1.0"),
         (lambda: OptimConfig(clip_norm=-1), "optim.clip_norm -1"),

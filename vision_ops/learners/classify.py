@@ -3,7 +3,8 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,10 +14,10 @@ from torch import Tensor, nn
 from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from vision_ops.augment import AugmentConfig, augment
+from vision_ops.augment import AugmentConfig, Draws, augment, mix
 from vision_ops.card import FIXED_SIZE_PX, Card
 from vision_ops.checkpoint import save_checkpoint
-from vision_ops.models import build, embedding_size
+from vision_ops.models import build, embedding_size, head_of
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 
@@ -38,8 +39,12 @@ class ModelConfig:
     """class names in the order of the logits; empty: those of the data, sorted"""
     licence: str = "unknown"
     """of the weights that come out: said in the checkpoint"""
+    dropout: float = 0.0
+    """share of the last layer's inputs that are left out in training (Srivastava et al. 2014)"""
 
     def __post_init__(self) -> None:
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"model.dropout {self.dropout}: must be 0 or more, below 1")
         size = FIXED_SIZE_PX.get(self.network)
         height, width = self.preprocess.height_px, self.preprocess.width_px
         if size is not None and (height, width) != (size, size):
@@ -62,7 +67,12 @@ class OptimConfig:
     warmup: float = 0.2
     """first part of all steps, 0..1, in which the rate rises from 1/25 of the highest"""
     weight_decay: float = 0.05
-    """pull of weight matrices towards 0; biases and norms are left alone"""
+    """pull of weight matrices towards 0 (L2); biases and norms are left alone"""
+    l1: float = 0.0
+    """added to the loss: this times the sum of the absolute values of the same weights"""
+    loss: Literal["cross_entropy", "balanced_cross_entropy", "mse"] = "cross_entropy"
+    """balanced: classes count as if all had as many pictures; mse: of the probabilities, averaged
+    over classes, as Keras has it"""
     label_smoothing: float = 0.1
     """share of the target spread over all classes; in training only, not in evaluation"""
     clip_norm: float = 5.0
@@ -76,7 +86,7 @@ class OptimConfig:
         for name in ("warmup", "label_smoothing", "ema_decay"):
             if not 0 <= getattr(self, name) < 1:
                 raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more, below 1")
-        for name in ("weight_decay", "clip_norm"):
+        for name in ("weight_decay", "clip_norm", "l1"):
             if not 0 <= getattr(self, name) < math.inf:
                 raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more")
 
@@ -93,6 +103,8 @@ class ClassifierLearnerConfig:
     """how training pictures are varied"""
     classes: tuple[str, ...]
     """class names, in the order of the logits"""
+    counts: tuple[int, ...] = ()
+    """pictures of each class to learn from; the balanced loss wants to know"""
     num_steps: int
     """steps of the whole training, for the schedule"""
     seed: int = 0
@@ -103,6 +115,10 @@ class ClassifierLearnerConfig:
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"classes {self.classes}: a classifier needs at least two")
+        if self.optim.loss == "balanced_cross_entropy" and (
+            len(self.counts) != len(self.classes) or min(self.counts) < 1
+        ):
+            raise ValueError(f"counts {self.counts}: one above 0 for each of the classes")
         if self.num_steps < 1:
             raise ValueError(f"num_steps {self.num_steps}: must be at least 1")
 
@@ -123,6 +139,8 @@ class ClassifierLearner:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
             network = build(config.model.network, len(config.classes), config.model.activation)
+        if config.model.dropout:
+            head_of(network).register_forward_pre_hook(partial(drop, config.model.dropout))
         self.network = network.to(self.device).to(memory_format=torch.channels_last)
         self.average = copy.deepcopy(self.network) if config.optim.ema_decay else None
         self.forward: Callable[[Tensor], Tensor] = self.network
@@ -130,7 +148,11 @@ class ClassifierLearner:
         self.schedule = LambdaLR(
             self.optimizer, lambda step: rate(step, config.num_steps, config.optim)
         )
-        self.generator = torch.Generator().manual_seed(config.seed)
+        self.draws = Draws(generator=torch.Generator().manual_seed(config.seed))
+        self.class_weights = None
+        if config.optim.loss == "balanced_cross_entropy":
+            counts = torch.tensor(config.counts, dtype=torch.float32, device=self.device)
+            self.class_weights = counts.sum() / (len(counts) * counts)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -142,19 +164,28 @@ class ClassifierLearner:
         """Share gradients with other processes: forward passes of training go through `wrap`."""
         self.forward = wrap(self.network)
 
-    def reseed(self, seed: int) -> None:
-        """Begin the augmentation anew from a seed, and torch's own generator (dropout)."""
-        self.generator.manual_seed(seed)
-        torch.manual_seed(seed)
+    def reseed(self, seed: int, rank: int = 0, num_workers: int = 1) -> None:
+        """Begin anew what the next step draws. A batch is drawn for as a whole, see `Draws`.
+
+        What draws from torch's own generator (dropout, MixUp) differs from worker to worker.
+        """
+        self.draws = replace(self.draws, rank=rank, num_workers=num_workers)
+        self.draws.generator.manual_seed(seed)
+        torch.manual_seed(seed + rank)
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
-        """One gradient step; the loss before it, the gradient's norm, and the rate used."""
-        config = self.config.optim
+        """One gradient step; what it lowers (before it), the gradient's norm, and the rate used."""
+        config, changes = self.config.optim, self.config.augment
         self.network.train()
-        pixels = augment(batch["pixels"], self.config.augment, self.generator)
-        logits = self.forward(normalize(pixels, self.config.model.preprocess, self.device))
+        pixels = augment(batch["pixels"], changes, self.draws)
+        images = normalize(pixels, self.config.model.preprocess, self.device)
         target = batch["target"].to(self.device)
-        loss = F.cross_entropy(logits, target, label_smoothing=config.label_smoothing)
+        if changes.mixup or changes.cutmix:
+            images, target = mix(images, target, len(self.config.classes), changes)
+        loss = self._loss(self.forward(images), target)
+        if config.l1:
+            weights = (p for p in self.network.parameters() if p.ndim > 1)
+            loss = loss + config.l1 * torch.stack([p.abs().sum() for p in weights]).sum()
         self.optimizer.zero_grad(set_to_none=True)
         loss.backward()
         limit = config.clip_norm or math.inf
@@ -163,7 +194,30 @@ class ClassifierLearner:
         self.optimizer.step()
         self.schedule.step()
         self._follow()
-        return {"loss": loss.item(), "gradient_norm": float(norm), "learning_rate": float(used)}
+        return {
+            "objective": loss.item(),
+            "gradient_norm": float(norm),
+            "learning_rate": float(used),
+        }
+
+    def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
+        """What a step minimises; target int64 (B,), or (B, K) of sum 1."""
+        config = self.config.optim
+        if config.loss == "mse":
+            if target.ndim == 1:
+                target = F.one_hot(target, logits.shape[1])
+            smooth = config.label_smoothing
+            wanted = target.float() * (1 - smooth) + smooth / logits.shape[1]
+            return F.mse_loss(logits.softmax(dim=1), wanted)
+        # over the pictures, not over their weights: the mean of two workers is that of one
+        losses = F.cross_entropy(
+            logits,
+            target,
+            weight=self.class_weights,
+            label_smoothing=config.label_smoothing,
+            reduction="sum",
+        )
+        return losses / len(logits)
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
@@ -198,7 +252,7 @@ class ClassifierLearner:
             **{name: network.state_dict() for name, network in self.networks.items()},
             "optimizer": self.optimizer.state_dict(),
             "schedule": {"last_epoch": self.schedule.last_epoch},
-            "generator": self.generator.get_state(),
+            "generator": self.draws.generator.get_state(),
             "torch_generator": torch.get_rng_state(),
         }
 
@@ -209,7 +263,7 @@ class ClassifierLearner:
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.last_epoch = state["schedule"]["last_epoch"]
         self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.generator.set_state(state["generator"])
+        self.draws.generator.set_state(state["generator"])
         torch.set_rng_state(state["torch_generator"])
 
     def save(self, path: Path) -> None:
@@ -245,6 +299,11 @@ class ClassifierLearner:
                 mean.lerp_(value, 1 - decay)
             else:
                 mean.copy_(value)
+
+
+def drop(share: float, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
+    """Hook: dropout before a layer, in training only; it leaves no trace in the weights."""
+    return (F.dropout(inputs[0], share, layer.training),)
 
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:

@@ -92,13 +92,27 @@ def histogram(counts: Sequence[int], edges: Sequence[float], axis: str) -> Marku
 
 
 def lines(
-    series: Sequence[Series], x_axis: str, y_axis: str, *, diagonal: str = "", columns: int = 2
+    series: Sequence[Series],
+    x_axis: str,
+    y_axis: str,
+    *,
+    x_range: tuple[float, float] = (0.0, 1.0),
+    y_range: tuple[float, float] = (0.0, 1.0),
+    height: int = 470,
+    diagonal: str = "",
+    columns: int = 2,
 ) -> Markup:
-    """Lines over 0..1 x 0..1 with a legend below; `diagonal` names the dashed line of chance."""
+    """Lines with a legend below; `diagonal` names the dashed line of chance."""
     named = [one for one in series if one.kind != "faint"]
     rows = math.ceil((len(named) + bool(diagonal)) / columns)
-    frame = Frame(height=470 + 20 * rows, bottom=50 + 20 * rows, width=520)
-    marks = _axes(frame, x_axis, y_axis, _ticks(0, 1), [(v, f"{v:g}") for v in _steps(0, 1)])
+    frame = Frame(
+        height=height + 20 * rows,
+        bottom=50 + 20 * rows,
+        width=520,
+        x_range=x_range,
+        y_range=y_range,
+    )
+    marks = _axes(frame, x_axis, y_axis, _ticks(*x_range), _ticks(*y_range))
     ordered = sorted(series, key=lambda one: ("faint", "curve", "strong").index(one.kind))
     colours = {id(s): i for i, s in enumerate(s for s in named if s.kind == "curve")}
     if diagonal:

@@ -1,0 +1,120 @@
+"""The page of a training: curves of both sides, and in words whether it over- or underfits."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from jobs.runtime.epochs import Metrics, best_of
+from jobs.runtime.report import charts
+from jobs.runtime.report.bulk import about, title_of
+from jobs.runtime.report.charts import Series
+from jobs.runtime.report.page import Chart, Figure, Section, Table, page
+from jobs.runtime.run import Run
+
+SURE = 2.0
+"""standard errors that a difference of losses must exceed"""
+LEARNT = 0.5
+"""part of the loss of chance that a network takes away which has learnt its training images"""
+Fit = Literal["overfits", "underfits", "is still learning", "fits"]
+ADVICE: dict[Fit, str] = {
+    "overfits": "More images help most. Else: augmentation (--augment.*), weight decay or L1 "
+    "(--optim.weight-decay, --optim.l1), --model.dropout, a smaller network, or an early stop "
+    "(--training.patience).",
+    "underfits": "A larger network, more epochs, a higher learning rate or less augmentation and "
+    "decay may help; or the labels do not follow from the images.",
+    "is still learning": "More epochs would lower the loss further.",
+    "fits": "Neither a larger network nor more restraint is called for.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Verdict:
+    """How a training went."""
+
+    fit: Fit
+    reason: str
+    """in numbers"""
+
+    def __str__(self) -> str:
+        return f"The network {self.fit}: {self.reason}. {ADVICE[self.fit]}"
+
+
+def judge(history: Sequence[Metrics], chance: float) -> Verdict:
+    """Whether a network over- or underfits, by its losses on both sides, as `evaluate` has them.
+
+    `chance` is the loss of guessing by the classes' shares. The gap between validation and training
+    is one where it exceeds two standard errors of the validation loss and a tenth of chance.
+    """
+    best, last = best_of(history), history[-1]
+    error = best.get("loss_error", 0.0)
+    lowest = min(metrics["loss"] for metrics in history)
+    gap = last["loss"] - last["train_loss"]
+    sides = f"loss {last['train_loss']:.3f} on training images, {last['loss']:.3f} on others"
+    if last["loss"] > lowest + SURE * error and gap > SURE * error:
+        since = int(min(history, key=lambda metrics: metrics["loss"])["epoch"])
+        reason = (
+            f"on images kept back the loss rose since epoch {since}, from {lowest:.3f}; {sides}"
+        )
+        return Verdict(fit="overfits", reason=reason)
+    if gap > max(SURE * error, 0.1 * chance):
+        return Verdict(fit="overfits", reason=sides)
+    earlier = history[: -max(1, len(history) // 4)]
+    if earlier and min(metrics["loss"] for metrics in earlier) > lowest + SURE * error:
+        reason = f"its last epochs lowered the loss to {lowest:.3f}; {sides}"
+        return Verdict(fit="is still learning", reason=reason)
+    if last["train_loss"] > (1 - LEARNT) * chance:
+        return Verdict(fit="underfits", reason=f"{sides}; guessing has {chance:.3f}")
+    return Verdict(fit="fits", reason=sides)
+
+
+def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
+    """Put report/index.html; returns its URI."""
+    best, verdict = best_of(history), judge(history, chance)
+    figures = [
+        Figure(name=name.capitalize(), value=f"{best[name]:.4f}", note="on images kept back")
+        for name in ("accuracy", "loss")
+        if name in best
+    ]
+    figures += [
+        Figure(name="Best epoch", value=f"{best['epoch']:g}", note=f"of {len(history)}"),
+        Figure(name="Speed", value=f"{history[-1]['images_per_s']:,.0f}/s", note="images"),
+        Figure(name="The network", value=verdict.fit, bad=verdict.fit != "fits"),
+    ]
+    curves = [_curve("loss", history)]
+    if "accuracy" in best:
+        curves.append(_curve("accuracy", history))
+    columns = ["epoch", "objective", "train_loss", "loss", "train_accuracy", "accuracy"]
+    columns += ["learning_rate", "seconds"]
+    columns = [name for name in columns if name in best]
+    rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
+    table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
+    sections = [
+        Section(title="Does it fit?", text=str(verdict), charts=curves),
+        Section(title="Epochs", tables=[table], folded=True),
+        *about(run),
+    ]
+    return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
+
+
+def _curve(name: str, history: Sequence[Metrics]) -> Chart:
+    epochs = [metrics["epoch"] for metrics in history]
+    series = [
+        Series(name="training images", x=epochs, y=[m[f"train_{name}"] for m in history]),
+        Series(name="images kept back", x=epochs, y=[m[name] for m in history], kind="strong"),
+    ]
+    largest = max(max(one.y) for one in series)
+    top = 1.0 if name == "accuracy" else _round_up(largest)
+    last = 5 * math.ceil(len(history) / 5)  # five whole steps
+    svg = charts.lines(series, "epoch", name, x_range=(0, last), y_range=(0, top), height=300)
+    return Chart(
+        title=name.capitalize(),
+        svg=svg,
+        caption="Both without augmentation, on equally many images.",
+    )
+
+
+def _round_up(value: float) -> float:
+    """The next larger of 1, 2, 4, 5, 8, 10 times a power of ten: five steps are round."""
+    power = 10 ** math.floor(math.log10(value)) if value > 0 else 1.0
+    return next(n * power for n in (1, 2, 4, 5, 8, 10) if n * power >= value)
