@@ -13,6 +13,7 @@ writes   checkpoints/best.safetensors   weights and card; the last epoch that is
          checkpoints/last.safetensors   of the last one
          metrics.jsonl                  a line per epoch: loss and accuracy on the images kept back
                                         and (train_) on as many of those learnt from
+         tensorboard/                   events, with --resources.tensorboard
          report/index.html              both curves, and whether the network over- or underfits
 """
 
@@ -174,6 +175,7 @@ def main(config: Config) -> Run:
         training = make_training(run, config)
         run.note(status="running")
         history = fit(training, config.resources)
+        run.lap("training")
         finish(run, training, history)
     return run
 
@@ -186,7 +188,14 @@ def identity(config: Config) -> dict[str, object]:
 
 def make_training(run: Run, config: Config) -> Training:
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
-    return as_training(run, config, *read_data(run, config))
+    training = as_training(run, config, *read_data(run, config))
+    counts = np.bincount(training.learn_targets)
+    logger.info(
+        "%d images to learn from, %d to validate on, %d classes of %d to %d",
+        len(training.learn), len(training.validate), len(counts), counts.min(), counts.max(),
+    )  # fmt: skip
+    run.lap("decoding")
+    return training
 
 
 def as_training(run: Run, config: Config, learn: Examples, validate: Examples) -> Training:
@@ -201,10 +210,6 @@ def as_training(run: Run, config: Config, learn: Examples, validate: Examples) -
     counts = np.bincount(learn_targets, minlength=len(classes))
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
         raise ValueError(f"data: no picture to learn from of {empty[:10]}")
-    logger.info(
-        "%d images to learn from, %d to validate on, %d classes of %d to %d",
-        len(learn), len(validate), len(classes), counts.min(), counts.max(),
-    )  # fmt: skip
     learner = ClassifierLearnerConfig(
         model=config.model,
         optim=config.optim,
@@ -281,6 +286,7 @@ def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
     best = best_of(history, training.monitor)
     counts = np.bincount(training.validate_targets)
     report = training_report.write(run, history, entropy(counts))
+    run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(
         counts={"learn": len(training.learn), "validate": len(training.validate)},

@@ -3,6 +3,7 @@
     checkpoints/{last,best}.safetensors   weights with their card, after each epoch
     checkpoints/state.pt                  what the next attempt goes on from, also within an epoch
     metrics.jsonl                         a line per epoch
+    tensorboard/                          the same as events, if asked for
 
 An attempt begins where state.pt was put; a worker group that Ray restarts does too. On CPUs it ends
 with the bits of an undisturbed one.
@@ -111,6 +112,8 @@ class Training:
     """the metric, lower is better, by which `best_of` chooses best.safetensors"""
     checkpoint_every_s: float = 60.0
     """work that a kill may cost, apart from that of the epochs completed"""
+    tensorboard: bool = False
+    """write each epoch's metrics as events too"""
 
     def put(self, name: str, data: bytes) -> None:
         """Write one file of the run directory whole."""
@@ -203,6 +206,8 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
             put_weights(training, learner, state.history)
             put_state(training, learner, state)
             write_metrics(training, state.history)
+            if training.tensorboard:
+                put_events(training, metrics)
         show(metrics)
 
 
@@ -379,6 +384,19 @@ def write_metrics(training: Training, history: list[Metrics]) -> None:
     """metrics.jsonl, whole."""
     lines = [json.dumps(metrics) + "\n" for metrics in history]
     training.put(METRICS, "".join(lines).encode())
+
+
+def put_events(training: Training, metrics: Metrics) -> None:
+    """An epoch's metrics as a file of TensorBoard events, put whole: a repetition replaces it."""
+    from tensorboardX import SummaryWriter  # for those who ask
+
+    with tempfile.TemporaryDirectory() as folder:
+        with SummaryWriter(folder) as writer:
+            for name, value in metrics.items():
+                writer.add_scalar(name, value, int(metrics["step"]))
+        (file,) = Path(folder).iterdir()
+        name = f"tensorboard/events.out.tfevents.{int(metrics['epoch']):06}"
+        training.put(name, file.read_bytes())
 
 
 def read_metrics(run_uri: str, storage: Storage) -> list[Metrics]:

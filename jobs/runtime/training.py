@@ -61,6 +61,8 @@ class TrainingResources:
     """times that Ray starts the workers anew when one fails"""
     checkpoint_every_s: float = 60.0
     """work that a kill may cost, apart from that of the epochs completed; 0: ten steps"""
+    tensorboard: bool = False
+    """write the metrics as TensorBoard events too"""
     verbose: bool = False
     """show Ray's own messages and start its dashboard"""
 
@@ -179,7 +181,11 @@ def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
             f"data: {len(training.learn)} pictures to learn from and {len(training.validate)} to "
             f"validate on are too few for {workers} workers"
         )
-    training = replace(training, checkpoint_every_s=resources.checkpoint_every_s)
+    training = replace(
+        training,
+        checkpoint_every_s=resources.checkpoint_every_s,
+        tensorboard=resources.tensorboard,
+    )
     teller = Teller(training)
     with Progress(num_steps(len(training.learn), training.config), 0, teller.line) as progress:
         teller.begin(progress)

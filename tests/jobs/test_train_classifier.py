@@ -3,7 +3,8 @@
 import json
 import os
 import signal
-from collections.abc import Callable
+import struct
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
+from tensorboardX.proto import event_pb2
 
 from jobs.runtime.epochs import Training, TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
@@ -280,6 +282,29 @@ def test_report_shows_both_curves_and_says_whether_it_fits(undisturbed: Path):
     assert "The network " in page
     manifest = json.loads((undisturbed / "manifest.json").read_text())
     assert manifest["report"].endswith("report/index.html")
+
+
+def test_tensorboard_events_hold_the_metrics(photos: Path, tmp_path: Path):
+    config = small(photos, tmp_path)
+    main(replace(config, resources=replace(config.resources, tensorboard=True)))
+    found: dict[str, list[float]] = {}
+    for file in sorted((tmp_path / "tensorboard").iterdir()):
+        for record in records(file.read_bytes()):
+            event = event_pb2.Event.FromString(record)  # pyright: ignore[reportAttributeAccessIssue]
+            for value in event.summary.value:
+                found.setdefault(value.tag, []).append(value.simple_value)
+    metrics = metrics_of(tmp_path)
+    assert found.keys() == metrics[0].keys()
+    for name in ("loss", "accuracy", "epoch"):
+        assert found[name] == pytest.approx([each[name] for each in metrics])
+
+
+def records(data: bytes) -> Iterator[bytes]:
+    """Of a TFRecord file: length, its checksum, record, its checksum."""
+    while data:
+        (length,) = struct.unpack("<Q", data[:8])
+        yield data[12 : 12 + length]
+        data = data[16 + length :]
 
 
 def test_dry_run_tells_and_writes_nothing(

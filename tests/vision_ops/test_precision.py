@@ -155,6 +155,39 @@ def test_every_pass_is_full_and_rows_stay_in_order(rows, counts):
     assert not passes[-1][0][counts[-1] :].any()
 
 
+def test_passes_that_do_not_answer_alike_are_refused(tmp_path):
+    networks = []
+    for sure in (False, True):
+        preprocess = Preprocess(height_px=SIZE, width_px=SIZE)
+        path = checkpoint(tmp_path / "w.safetensors", "residual", preprocess, sure=sure)
+        (tmp_path / "n.openvino").write_bytes(convert(path))
+        networks.append(OpenVinoNetwork(tmp_path / "n.openvino"))
+    if networks[0].sizes == (32,):
+        pytest.skip("small passes give other bits on this CPU")
+    one, other = (network.callers.get() for network in networks)
+    one.requests[4] = other.requests[4]
+    networks[0].callers.put(one)
+    with pytest.raises(RuntimeError, match="compiled one network twice and got two"):
+        networks[0](pictures(32))
+
+
+@pytest.mark.slow
+def test_int8_for_two_callers_is_the_same_network_each_time(tmp_path):
+    """With two streams of one compiled network, one in seven answered nonsense."""
+    path = make_checkpoint(tmp_path / "w.safetensors", "torchvision:squeezenet1_1")
+    size = read_card(path).preprocess.height_px
+    pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
+    (tmp_path / "n.openvino").write_bytes(quantise(convert(path), pixels))
+    expected = OpenVinoNetwork(tmp_path / "n.openvino", "int8")(pixels)[0]
+    for _ in range(30):
+        network = OpenVinoNetwork(tmp_path / "n.openvino", "int8", callers=2)
+        callers = [network.callers.get() for _ in range(2)]
+        for caller in callers:
+            network.callers.put(caller)  # alone there: the call takes it
+            assert np.array_equal(network(pixels)[0], expected)
+            network.callers.get()
+
+
 TWO_THREADS = """
 import sys, threading
 import numpy as np

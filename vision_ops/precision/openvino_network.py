@@ -12,6 +12,7 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
@@ -39,6 +40,16 @@ NO_REPORTS = {"NNCF_CI": "1", "CI": "true"}
 """keeps both libraries from sending usage reports"""
 
 
+@dataclass(kw_only=True)
+class _Caller:
+    """What one thread at a time infers with."""
+
+    requests: dict[int, ov.InferRequest]
+    """by size of the pass"""
+    is_checked: bool
+    """whether passes of both sizes were seen to answer alike"""
+
+
 class OpenVinoNetwork:
     """A `vision_ops.precision.Network` from a compiled file.
 
@@ -59,12 +70,16 @@ class OpenVinoNetwork:
         core = ov.Core()
         model = core.read_model(xml, weights)
         self.sizes = (PASS_SIZE, SMALL_PASS) if precision in kind["small_passes"] else (PASS_SIZE,)
-        networks = [_compile(core, _resized(model, n), precision, callers) for n in self.sizes]
-        # by size of the pass; those that no caller is using
-        self.requests: SimpleQueue[dict[int, ov.InferRequest]] = SimpleQueue()
+        sized = {size: _resized(model, size) for size in self.sizes}
+        threads = max(1, num_threads() // callers)
+        # those that nobody is using
+        self.callers: SimpleQueue[_Caller] = SimpleQueue()
         for _ in range(callers):
-            requests = [network.create_infer_request() for network in networks]
-            self.requests.put(dict(zip(self.sizes, requests, strict=True)))
+            requests = {
+                size: _compile(core, each, precision, threads).create_infer_request()
+                for size, each in sized.items()
+            }
+            self.callers.put(_Caller(requests=requests, is_checked=len(requests) == 1))
         # OpenVINO's bindings make things of their own in the first call: two threads that are the
         # first at once wait for each other for ever, one for the GIL and one for a C++ static
         self(np.zeros((1, *model.input(0).shape[1:]), np.uint8))
@@ -72,14 +87,17 @@ class OpenVinoNetwork:
     def __call__(self, pixels: np.ndarray) -> Outputs:
         logits: list[np.ndarray] = []
         features: list[np.ndarray] = []
-        requests = self.requests.get()
+        caller = self.callers.get()
         try:
             for part, rows in self._passes(pixels):
-                found = requests[len(part)].infer([part], share_inputs=True)
+                found = caller.requests[len(part)].infer([part], share_inputs=True)
+                if len(part) == PASS_SIZE and not caller.is_checked:
+                    _refuse_other_bits(caller.requests[SMALL_PASS], part, found[0])
+                    caller.is_checked = True
                 logits.append(found[0][:rows])
                 features.append(found[1][:rows])
         finally:
-            self.requests.put(requests)
+            self.callers.put(caller)
         return np.concatenate(logits), np.concatenate(features)
 
     def _passes(self, pixels: np.ndarray) -> Iterator[tuple[np.ndarray, int]]:
@@ -95,15 +113,31 @@ class OpenVinoNetwork:
 
 
 def _compile(
-    core: ov.Core, model: ov.Model, precision: Precision, callers: int = 1
+    core: ov.Core, model: ov.Model, precision: Precision, threads: int = 0
 ) -> ov.CompiledModel:
+    """One stream on so many threads (0: those of this process).
+
+    Never several streams: OpenVINO 2026.4 makes their graphs at the same time, and one int8 network
+    in seven then answered nonsense, whatever it was asked.
+    """
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
-        "INFERENCE_NUM_THREADS": max(num_threads(), callers),
-        "NUM_STREAMS": callers,
+        "INFERENCE_NUM_THREADS": threads or num_threads(),
+        "NUM_STREAMS": 1,
         "ENABLE_CPU_PINNING": False,  # it would pin every process to the same cores
     }
     return core.compile_model(model, "CPU", settings)
+
+
+def _refuse_other_bits(small: ov.InferRequest, part: np.ndarray, logits: np.ndarray) -> None:
+    """Raise RuntimeError where a full pass does not answer as a small one, compiled apart, does."""
+    expected = small.infer([part[:SMALL_PASS]], share_inputs=True)[0]
+    if not np.array_equal(logits[:SMALL_PASS], expected):
+        off = np.abs(logits[:SMALL_PASS] - expected).max()
+        raise RuntimeError(
+            f"OpenVINO compiled one network twice and got two: logits differ by {off:g}; "
+            "a repetition compiles anew"
+        )
 
 
 def held_precision(path: str | Path) -> Precision:
