@@ -4,6 +4,8 @@ import json
 import os
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -216,6 +218,16 @@ def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
     fit_with(config, 13, partial(die_once, tmp_path / "died"))
     assert (tmp_path / "died").exists()
     assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
+
+
+@pytest.mark.slow
+def test_lost_node_costs_no_bit(photos: Path, tmp_path: Path):
+    main(long_epochs(photos, tmp_path / "undisturbed"))
+    command = [sys.executable, "-m", "tests.jobs.lose_a_node", str(photos), str(tmp_path / "out")]
+    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
+    subprocess.run(command, check=True, timeout=300, env=environment)
+    assert (tmp_path / "out.node").read_text()
+    assert_same_training(tmp_path / "out", tmp_path / "undisturbed")
 
 
 def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path):
