@@ -37,7 +37,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     counts = _counts_of_done(run, plan)
     causes: Counter[str] = Counter()
     seconds: Counter[str] = Counter()
-    workers: set[str] = set()
+    turns: dict[str, int] = {}  # by worker
     sizes = {piece.slice_id: piece.bytes for piece in plan.todo}
     start = time.monotonic()
     run.note(status="running")
@@ -56,7 +56,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
             counts["failed"] += receipt.failed
             causes.update(receipt.causes)
             seconds.update(receipt.seconds)
-            workers.add(receipt.worker)
+            turns[receipt.worker] = receipt.turns
             progress.add(receipt.ok + receipt.failed, receipt.failed, sizes[receipt.slice_id])
             _judge(counts, causes, resources)
     run.lap("other slices")
@@ -65,8 +65,8 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
     if plan.todo:
         working = run.laps["first slice"] + run.laps["other slices"]
-        turns = inline_turns(resources) if resources.engine == "inline" else 1
-        bound = find_bound(seconds, working * len(workers) * turns, len(workers) * turns)
+        workers = sum(turns.values())
+        bound = find_bound(seconds, working * workers, workers)
         run.note(seconds=spent, rows_of_attempt=progress.rows, bound=bound)
         logger.info("bound by %s", bound)
     run.note(counts=_with_read(counts))

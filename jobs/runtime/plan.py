@@ -122,12 +122,17 @@ def load_files(run_uri: str, storage: Storage, piece: Slice) -> Slice:
 
 
 def read_slices(run: Run) -> list[Slice]:
-    """The slices of plan.parquet, without the names of loose files."""
+    """The slices of plan.parquet, without the names of loose files.
+
+    Raises ValueError where that is no plan.
+    """
     try:
         with run.storage.open_input(run.path(PLAN)) as file:
             table = pq.read_table(file, columns=list(LIGHT))
     except FileNotFoundError:
         return []
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{run.path(PLAN)}: no plan ({error}); choose another --out") from error
     return [Slice(**row, position=i) for i, row in enumerate(table.to_pylist())]
 
 

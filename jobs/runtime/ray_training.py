@@ -24,6 +24,7 @@ import torch
 from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.runtime.epochs import Metrics, Place, Show, StepsDone, Training, run_worker
 from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
@@ -70,7 +71,9 @@ def run_workers(training: Training, resources: TrainingResources, show: Show) ->
     """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised."""
     share = make_share(resources)
     logger.info("ray: %d workers of %s", resources.num_workers, share)
-    told = Queue(actor_options={"num_cpus": 0})
+    # beside the driver: it ends with no node but that one
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    told = Queue(actor_options={"num_cpus": 0, "scheduling_strategy": here})
     with tempfile.TemporaryDirectory(prefix="argus-train-") as folder, _heard(told, show):
         trainer = TorchTrainer(
             _work,

@@ -139,8 +139,7 @@ def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> s
         lines["step"] = time_of_step
     else:
         count = int(plan.rows * share)
-        limit = config.max_examples or count
-        steps = num_steps(min(count, limit), config)
+        steps = num_steps(min(count, config.max_examples or count), config)
         pixels = plan.rows * int(np.prod(sample.learn.shape))
         lines["images in memory"] = f"{pixels / 1e6:,.1f} MB"
         lines["steps"] = f"{steps:,} in {config.epochs} epochs"

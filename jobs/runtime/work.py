@@ -77,6 +77,8 @@ class Receipt:
     write; stages overlap, so they sum to more than the time that passed"""
     worker: str
     """process that wrote it"""
+    turns: int
+    """slices that it infers at a time"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,6 +201,7 @@ class SliceWriter:
         self.work = work
         self.operator = work.operator(dataclasses.replace(work.config, **work.files), turns)
         self.schema = pa.schema([*ROW_SCHEMA, *work.columns])
+        self.num_turns = turns
         self.turns = threading.Semaphore(turns)
 
     def write(self, piece: Slice, batches: Iterator[DecodedBatch], clock: Clock) -> Receipt:
@@ -228,6 +231,7 @@ class SliceWriter:
             causes=causes,
             seconds=clock.seconds,
             worker=f"{socket.gethostname()} {os.getpid()}",
+            turns=self.num_turns,
         )
 
     def infer(self, batch: DecodedBatch, clock: Clock) -> pa.Table:

@@ -7,6 +7,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from jobs.runtime.bulk import find_bound
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
@@ -64,9 +65,38 @@ def test_both_placements_on_ray_write_the_same_bytes(
 ):
     pictures, out = undisturbed
 
-    run_toy(pictures, tmp_path / "out", PLACES[place])
+    _, run = run_toy(pictures, tmp_path / "out", PLACES[place])
 
     assert parts_of(tmp_path / "out") == parts_of(out)
+    if PLACES[place].actors == 1:  # on two CPUs it infers two slices at a time
+        assert run.manifest["bound"].endswith("of 2 workers")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "workers", "bound"),
+    [
+        ({"read": 1, "decode": 2, "operate": 9, "write": 0.5}, 1, "inference, busy 90% of the"),
+        ({"read": 12, "decode": 2, "operate": 9}, 2, "reading, busy 60% of the time of 2 workers"),
+        ({"decode": 30}, 2, "decoding, busy 100%"),
+        ({}, 1, "reading, busy 0%"),
+    ],
+)
+def test_bound_is_the_busiest_stage_and_its_share(
+    seconds: dict[str, float], workers: int, bound: str
+):
+    assert find_bound(seconds, 10.0 * workers, workers).startswith(bound)
+
+
+def test_a_refused_request_leaves_a_plan_that_it_did_not_write(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 3)
+    plan = tmp_path / "out" / "plan.parquet"
+    plan.parent.mkdir()
+    plan.write_bytes(b"somebody's")
+
+    with pytest.raises(ValueError, match=r"plan\.parquet"):
+        run_toy(pictures, tmp_path / "out", INLINE)
+
+    assert plan.read_bytes() == b"somebody's"
 
 
 def test_a_second_attempt_does_only_what_is_missing(undisturbed: tuple[Path, Path], tmp_path: Path):
