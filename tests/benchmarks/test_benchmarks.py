@@ -3,6 +3,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from jobs.runtime.slices import Row
 from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
+from jobs.runtime.training import TrainingResources
 from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
@@ -25,6 +27,8 @@ from tests.benchmarks.photographs import (
 )
 from tests.benchmarks.processes import MARK, Tree, new_mark
 from tests.benchmarks.summary import Outcome, plot, share_equal, summarise, table
+from tests.benchmarks.training import Config as TrainingBenchmark
+from tests.benchmarks.training import make_request, plain_rate, rate_of, write_pictures
 from vision_ops.decode import read_rgb
 
 COUNT = 40
@@ -220,3 +224,13 @@ def test_cpu_time_and_end_reach_a_grandchild_that_lost_its_parent():
     while tree.living() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert tree.living() == []
+
+
+def test_fit_and_the_plain_loop_both_tell_a_rate(tmp_path: Path):
+    config = TrainingBenchmark(count=300, size_px=16, epochs=2)
+    pixels = write_pictures(tmp_path / "pictures.parquet", config)
+    assert pixels.shape == (300, 16, 16, 3)
+    request = make_request(tmp_path / "pictures.parquet", config)
+    inline = replace(request, resources=TrainingResources(engine="inline"), out=str(tmp_path / "a"))
+    assert rate_of(inline) > 0
+    assert plain_rate(pixels, config) > 0

@@ -30,6 +30,7 @@ from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources
 from jobs.train_classifier import Config as Training
 from jobs.train_classifier import main as train
+from tests.benchmarks.contenders import DAFT_PYTHON
 from tests.benchmarks.machine import caption, describe_machine
 from vision_ops.augment import AugmentConfig
 from vision_ops.learners.classify import ModelConfig, OptimConfig
@@ -61,20 +62,7 @@ def main(config: Config) -> None:
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
         pixels = write_pictures(root / "pictures.parquet", config)
-        request = Training(
-            data=Source(uri=str(root / "pictures.parquet")),
-            model=ModelConfig(
-                network=config.network,
-                preprocess=Preprocess(
-                    height_px=config.size_px, width_px=config.size_px, resize_px=0
-                ),
-            ),
-            optim=OptimConfig(schedule="constant", warmup=0.0),
-            augment=AugmentConfig(),
-            training=TrainingConfig(
-                epochs=config.epochs, batch_size=BATCH_SIZE, validation_fraction=0.02
-            ),
-        )
+        request = make_request(root / "pictures.parquet", config)
         workers = {
             "fit, inline": TrainingResources(engine="inline"),
             "fit, one worker": TrainingResources(cpus_per_worker=1),
@@ -88,10 +76,27 @@ def main(config: Config) -> None:
                 out = root / f"{name} {repeat}"
                 rates[name].append(rate_of(replace(request, resources=resources, out=str(out))))
     medians = {name: statistics.median(values) for name, values in rates.items()}
-    sys.stdout.write(f"{caption(describe_machine(Path()))}\n")
+    sys.stdout.write(f"{caption(describe_machine(DAFT_PYTHON))}\n")
     for name, value in medians.items():
         ratio = value / medians["plain loop"]
         sys.stdout.write(f"{name:<18} {value:8,.0f} images/s  {ratio:5.2f}\n")
+
+
+def make_request(data: Path, config: Config) -> Training:
+    """What `fit` is asked for: the steps of the plain loop."""
+    size = config.size_px
+    return Training(
+        data=Source(uri=str(data)),
+        model=ModelConfig(
+            network=config.network,
+            preprocess=Preprocess(height_px=size, width_px=size, resize_px=0),
+        ),
+        optim=OptimConfig(schedule="constant", warmup=0.0),
+        augment=AugmentConfig(),
+        training=TrainingConfig(
+            epochs=config.epochs, batch_size=BATCH_SIZE, validation_fraction=0.02
+        ),
+    )
 
 
 def write_pictures(path: Path, config: Config) -> np.ndarray:
