@@ -30,6 +30,8 @@ SMALL_PASS = 4
 """images of a pass for what does not fill one of 32: a slice of 100 rows would cost as 128"""
 TOLERANCE = 1e-3
 """largest difference of logits from torch's, relative to their largest, of a conversion in fp32"""
+NONSENSE = 0.1
+"""difference of logits, relative to their largest, that no other order of sums explains"""
 FAILURES = (
     frontend.GeneralFailure,
     frontend.NotImplementedFailure,
@@ -92,7 +94,7 @@ class OpenVinoNetwork:
             for part, rows in self._passes(pixels):
                 found = caller.requests[len(part)].infer([part], share_inputs=True)
                 if len(part) == PASS_SIZE and not caller.is_checked:
-                    _refuse_other_bits(caller.requests[SMALL_PASS], part, found[0])
+                    _refuse_nonsense(caller.requests[SMALL_PASS], part, found[0])
                     caller.is_checked = True
                 logits.append(found[0][:rows])
                 features.append(found[1][:rows])
@@ -117,8 +119,8 @@ def _compile(
 ) -> ov.CompiledModel:
     """One stream on so many threads (0: those of this process).
 
-    Never several streams: OpenVINO 2026.4 makes their graphs at the same time, and one int8 network
-    in seven then answered nonsense, whatever it was asked.
+    Never several streams: OpenVINO 2026.4 makes their graphs at the same time, and 9 of 80 int8
+    networks (SqueezeNet, two streams) then answered nonsense, whatever they were asked.
     """
     settings = {
         "INFERENCE_PRECISION_HINT": "bf16" if precision == "bf16" else "f32",
@@ -129,11 +131,14 @@ def _compile(
     return core.compile_model(model, "CPU", settings)
 
 
-def _refuse_other_bits(small: ov.InferRequest, part: np.ndarray, logits: np.ndarray) -> None:
-    """Raise RuntimeError where a full pass does not answer as a small one, compiled apart, does."""
+def _refuse_nonsense(small: ov.InferRequest, part: np.ndarray, logits: np.ndarray) -> None:
+    """Raise RuntimeError where a full pass does not answer as a small one, compiled apart, does.
+
+    Not bit for bit: the file may come from a CPU of another kind, where the two were equal.
+    """
     expected = small.infer([part[:SMALL_PASS]], share_inputs=True)[0]
-    if not np.array_equal(logits[:SMALL_PASS], expected):
-        off = np.abs(logits[:SMALL_PASS] - expected).max()
+    off = np.abs(logits[:SMALL_PASS] - expected).max()
+    if not off <= NONSENSE * np.abs(expected).max():
         raise RuntimeError(
             f"OpenVINO compiled one network twice and got two: logits differ by {off:g}; "
             "a repetition compiles anew"
