@@ -31,6 +31,7 @@ from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 from jobs.runtime.trial import sample_of
 from vision_ops.decode import DecodeConfig, thumbnail
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.weights import Resolved, resolve
 
@@ -67,7 +68,8 @@ def main(config: Config) -> Run:
     storage = Storage(config.storage)
     # a wrong checkpoint fails here, not on forty machines
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
-    origin = Origin(source=config.data, storage=storage)
+    decoder = make_decoder(config.decode, weights.card.preprocess)
+    origin = Origin(source=config.data, storage=storage, suffixes=decoder.suffixes)
     opened = Run.open(
         config.out,
         job="classify",

@@ -21,18 +21,19 @@ import hashlib
 import logging
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
 import tyro
 
+from jobs.pictures.learning import make_reading, plan_source, read_data
+from jobs.pictures.recipes import PRESETS, Config
 from jobs.runtime.command import run_command
 from jobs.runtime.epochs import (
     BEST,
     Metrics,
     Training,
-    TrainingConfig,
     best_of,
     num_steps,
     read_metrics,
@@ -40,118 +41,26 @@ from jobs.runtime.epochs import (
 )
 from jobs.runtime.examples import (
     Examples,
-    ReaderArgs,
     class_names,
-    held_out,
     targets,
 )
-from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import training as training_report
 from jobs.runtime.run import Run
-from jobs.runtime.sources.origin import Origin, Source
-from jobs.runtime.storage import Storage, StorageConfig
+from jobs.runtime.storage import Storage
 from jobs.runtime.training import (
-    TrainingResources,
     describe_training,
     fit,
-    read_examples,
     read_sample,
 )
-from vision_ops.augment import AugmentConfig
-from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.learners.classify import (
     ClassifierLearner,
     ClassifierLearnerConfig,
-    ModelConfig,
-    OptimConfig,
 )
-from vision_ops.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
 SAMPLE_BATCHES = 2
 """of a dry run"""
-DIGITS = Preprocess(
-    height_px=16, width_px=16, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
-)
-CIFAR10 = Preprocess(
-    height_px=32, width_px=32, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25)
-)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Config:
-    """Learn to name what is in an image."""
-
-    data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/train"))
-    """labelled images to learn from"""
-    validation: Source = field(default_factory=lambda: Source(uri=""))
-    """labelled images to choose the best epoch by; without uri: a part of the data"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
-    model: ModelConfig = field(
-        default_factory=lambda: ModelConfig(preprocess=DIGITS, licence="CC-BY-4.0")
-    )
-    """which network"""
-    optim: OptimConfig = field(default_factory=OptimConfig)
-    """how it learns"""
-    augment: AugmentConfig = field(
-        default_factory=lambda: AugmentConfig(rotation_deg=12, shift=0.1, scale=0.1)
-    )
-    """how training images are varied"""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=14))
-    """how long, on how many at once"""
-    resources: TrainingResources = field(default_factory=TrainingResources)
-    """how it is run: how fast, how patient"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
-    out: str = "runs/train_classifier"
-    """run directory, local path or s3:// URI"""
-    dry_run: bool = False
-    """say what would be done, and do nothing"""
-
-
-def digits() -> Config:
-    """The sample digits: a small residual network, slightly turned and moved pictures."""
-    return Config()
-
-
-def photos() -> Config:
-    """Photographs in a folder per class: 96 pixels, mirrored, slightly turned and moved."""
-    return Config(
-        data=Source(uri="photos", label="folder"),
-        model=ModelConfig(preprocess=Preprocess(height_px=96, width_px=96, resize_px=108)),
-        augment=AugmentConfig(rotation_deg=5, shift=0.08, scale=0.15, flip=True),
-        training=TrainingConfig(epochs=20),
-        out="runs/train_photos",
-    )
-
-
-def tutorial_cifar10() -> Config:
-    """CIFAR-10 as in the Keras tutorial: 122,570 parameters, Adam, batches of 32, ten epochs.
-
-    One deviation: pictures are centred. PyTorch's first weights are smaller than Keras's, and
-    learn more slowly from pictures of 0..1.
-    """
-    return Config(
-        data=Source(uri="cifar10/train-*.parquet"),
-        model=ModelConfig(network="cnn_cifar10", preprocess=CIFAR10),
-        optim=OptimConfig(
-            optimizer="adam",
-            learning_rate=1e-3,
-            schedule="constant",
-            warmup=0.0,
-            weight_decay=0.0,
-            label_smoothing=0.0,
-            clip_norm=0.0,
-        ),
-        augment=AugmentConfig(),
-        training=TrainingConfig(epochs=10, batch_size=32),
-        out="runs/train_cifar10",
-    )
-
-
-PRESETS = {"digits": digits, "photos": photos, "tutorial_cifar10": tutorial_cifar10}
 
 
 def main(config: Config) -> Run:
@@ -189,7 +98,7 @@ def identity(config: Config) -> dict[str, object]:
 def make_training(run: Run, config: Config) -> Training:
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
     training = as_training(run, config, *read_data(run, config))
-    counts = np.bincount(training.learn_targets)
+    counts = np.bincount(training.learn_truth["target"])
     logger.info(
         "%d images to learn from, %d to validate on, %d classes of %d to %d",
         len(training.learn), len(training.validate), len(counts), counts.min(), counts.max(),
@@ -225,16 +134,16 @@ def as_training(run: Run, config: Config, learn: Examples, validate: Examples) -
         storage=run.storage,
         make_learner=partial(ClassifierLearner, learner),
         learn=learn,
-        learn_targets=learn_targets,
+        learn_truth={"target": learn_targets},
         validate=validate,
-        validate_targets=targets(validate.truths, classes, "validation"),
+        validate_truth={"target": targets(validate.truths, classes, "validation")},
         config=config.training,
     )
 
 
 def describe(run: Run, config: Config) -> str:
     """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
-    plan = make_plan(Origin(source=config.data, storage=run.storage), run, write=False)
+    plan = plan_source(run, config, "data", write=False)
     reading = make_reading(run.uri, config, plan)
     sample = read_sample(plan, reading, SAMPLE_BATCHES * config.training.batch_size)
     classes = config.model.classes or class_names(sample.truths, ())
@@ -244,47 +153,10 @@ def describe(run: Run, config: Config) -> str:
     return describe_training(run, plan, training, share)
 
 
-def make_reading(run_uri: str, config: Config, plan: Plan) -> ReaderArgs:
-    """How a source is read and decoded."""
-    return ReaderArgs(
-        origin=plan.origin,
-        run_uri=run_uri,
-        decoder=Decode(config.decode, config.model.preprocess),
-        timeout_s=config.resources.decode_timeout_s,
-    )
-
-
-def read_data(run: Run, config: Config) -> tuple[Examples, Examples]:
-    """Examples to learn from and to validate on. The plans come first: they need no Ray."""
-    plans = [plan_source(run, config.data, "data")]
-    if config.validation.uri:
-        aside = Run(run.path("validation"), run.storage, {})
-        plans.append(plan_source(aside, config.validation, "validation"))
-    found = [
-        read_examples(plan, make_reading(where, config, plan), config.resources)
-        for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
-    ]
-    if len(found) == 2:
-        return found[0], found[1]
-    kept = held_out(found[0].ids, config.training.validation_fraction, config.training.seed)
-    return found[0].take(~kept), found[0].take(kept)
-
-
-def plan_source(run: Run, source: Source, name: str) -> Plan:
-    """The slices of a source, the same in each attempt: a training does not change its data."""
-    plan = make_plan(Origin(source=source, storage=run.storage), run)
-    if 0 < plan.num_new < len(plan.slices):
-        raise ValueError(
-            f"{name}.uri: {source.uri} grew by {plan.num_new} slices since this training began; "
-            "choose another --out"
-        )
-    return plan
-
-
 def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
     """Say what came out, in the manifest and to the person."""
     best = best_of(history, training.monitor)
-    counts = np.bincount(training.validate_targets)
+    counts = np.bincount(training.validate_truth["target"])
     report = training_report.write(run, history, entropy(counts))
     run.lap("report")
     weights = run.storage.read(run.path(BEST))

@@ -186,7 +186,7 @@ def verify(config: Verify) -> dict[str, str]:
         raise ValueError(f"sha256 {config.sha256}: {found.path} has {found.sha256}")
     model, card = load_checkpoint(found.path, "cpu")
     with torch.inference_mode():
-        zeros = torch.zeros(1, 3, card.preprocess.height_px, card.preprocess.width_px)
+        zeros = torch.zeros(1, *card.preprocess.network_shape)
         logits, embedding = logits_and_embeddings(model, zeros)
     wanted = (1, len(card.classes)), (1, card.embedding_size)
     if (tuple(logits.shape), tuple(embedding.shape)) != wanted:
@@ -227,18 +227,14 @@ def _preprocess(config: Import) -> Preprocess:
 
 
 def _lines(found: Resolved) -> dict[str, str]:
-    card, preprocess = found.card, found.card.preprocess
+    card = found.card
     shown = ", ".join(card.classes[:5]) + (", …" if len(card.classes) > 5 else "")
-    resize = f"resize {preprocess.resize_px}, crop" if preprocess.resize_px else "squash"
     return {
         "path": str(found.path),
         "sha256": found.sha256,
         "network": f"{card.network} ({card.activation})",
         "classes": f"{len(card.classes)}: {shown}",
-        "pixels": f"{resize} to {preprocess.height_px} x {preprocess.width_px} (height x width), "
-        f"{preprocess.interpolation}",
-        "input": f"{preprocess.channels}, pixel / {preprocess.scale:g}, mean {preprocess.mean}, "
-        f"std {preprocess.std}",
+        **card.preprocess.describe(),
         "embedding": f"{card.embedding_size} numbers",
         "licence": card.licence,
         "source": card.source,

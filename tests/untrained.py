@@ -20,7 +20,7 @@ def save_untrained(path: Path, size_px: int) -> str:
         preprocess=Preprocess(height_px=size_px, width_px=size_px, resize_px=0),
         licence="none",
         source="random",
-        embedding_size=embedding_size(model, size_px, size_px),
+        embedding_size=embedding_size(model, (3, size_px, size_px)),
     )
     save_checkpoint(path, model, card)
     return str(path)

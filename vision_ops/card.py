@@ -10,13 +10,13 @@ import json
 import os
 import tempfile
 import zipfile
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vision_ops.preprocess import Preprocess
+from vision_ops.inputs import KINDS, Inputs, kind_of_input
 
 CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
@@ -36,8 +36,8 @@ class Card:
     """relu, sigmoid or tanh; networks of ours only"""
     classes: tuple[str, ...]
     """class names, in the order of the logits"""
-    preprocess: Preprocess
-    """how pictures become the network's input"""
+    preprocess: Inputs
+    """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
     """of the weights: an SPDX name, a person's words, or `unknown`"""
     source: str
@@ -53,16 +53,15 @@ class Card:
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
         if self.embedding_size < 1:
             raise ValueError(f"embedding_size {self.embedding_size}: must be at least 1")
-        check_size(self.network, self.preprocess.height_px, self.preprocess.width_px)
+        check_size(self.network, self.preprocess)
 
 
-def check_size(network: str, height_px: int, width_px: int) -> None:
+def check_size(network: str, preprocess: Inputs) -> None:
     """Raise ValueError where a network of one size only is given another."""
     size = FIXED_SIZE_PX.get(network)
-    if size is not None and (height_px, width_px) != (size, size):
-        raise ValueError(
-            f"{network} takes pictures of {size} x {size} pixels, not {height_px} x {width_px}"
-        )
+    if size is not None and preprocess.shape != (size, size, 3):
+        told = " x ".join(map(str, preprocess.shape))
+        raise ValueError(f"{network} takes pictures of {size} x {size} pixels, not {told}")
 
 
 def read_card(path: str | Path) -> Card:
@@ -120,7 +119,9 @@ def write_whole(path: str | Path, data: bytes) -> None:
 
 def card_to_json(card: Card) -> str:
     """The card as it stands in a file: one JSON object with `format` beside the fields."""
-    return json.dumps({"format": CARD_FORMAT} | asdict(card), ensure_ascii=False)
+    values = asdict(card)
+    values["preprocess"] = {"kind": kind_of_input(card.preprocess), **values["preprocess"]}
+    return json.dumps({"format": CARD_FORMAT} | values, ensure_ascii=False)
 
 
 def card_from_json(text: str) -> Card:
@@ -134,24 +135,50 @@ def card_from_json(text: str) -> Card:
     version = values.pop("format", None)
     if version != CARD_FORMAT:
         raise ValueError(f"card of format {version!r}; this Argus reads format {CARD_FORMAT}")
-    _check_fields(values, Card, "card")
-    _check_fields(values["preprocess"], Preprocess, "card.preprocess")
-    preprocess: dict[str, Any] = {
-        name: tuple(map(float, value)) if isinstance(value, list) else value
-        for name, value in values["preprocess"].items()
-    }
-    preprocess["scale"] = float(preprocess["scale"])
-    changed = {"classes": tuple(values["classes"]), "preprocess": Preprocess(**preprocess)}
-    return Card(**(values | changed))
+    return _made(Card, values, "card")
 
 
-JSON_TYPES: dict[object, tuple[type, ...]] = {str: (str,), int: (int,), float: (float, int)}
-"""what a field's JSON may be; tuples are lists, literals are strings"""
+JSON_TYPES: dict[object, tuple[type, ...]] = {
+    str: (str,),
+    bool: (bool,),
+    int: (int,),
+    float: (float, int),
+}
+"""what a field's JSON may be; tuples are lists, literals are strings, dataclasses are objects"""
 
 
-def _check_fields(values: object, kind: type[Card] | type[Preprocess], where: str) -> None:
+def _made(kind: type[Any], values: object, where: str) -> Any:
+    """A dataclass from its JSON object. Raises ValueError for any other field or type."""
     if not isinstance(values, dict):
         raise ValueError(f"{where} is a {type(values).__name__}, not an object")
+    _check_fields(values, kind, where)
+    made: dict[str, Any] = {}
+    for field in fields(kind):
+        value = values[field.name]
+        if field.name == "preprocess" and kind is Card:
+            value = _made_input(value)
+        elif is_dataclass(field.type):
+            value = _made(field.type, value, f"{where}.{field.name}")  # pyright: ignore[reportArgumentType]
+        elif isinstance(value, list):
+            value = tuple(value if "str" in str(field.type) else map(float, value))
+        elif field.type is float:
+            value = float(value)
+        made[field.name] = value
+    return kind(**made)
+
+
+def _made_input(values: object) -> Inputs:
+    """How inputs are prepared; a card that names no kind is of pictures."""
+    if not isinstance(values, dict):
+        raise ValueError(f"card.preprocess is a {type(values).__name__}, not an object")
+    name = values.get("kind", "picture")
+    if name not in KINDS:
+        raise ValueError(f"card.preprocess.kind {name!r}: not one of {', '.join(KINDS)}")
+    held = {key: value for key, value in values.items() if key != "kind"}
+    return _made(KINDS[name], held, "card.preprocess")
+
+
+def _check_fields(values: dict[str, object], kind: type[Any], where: str) -> None:
     known = {field.name: field.type for field in fields(kind)}
     if unknown := sorted(set(values) - set(known)):
         raise ValueError(f"{where} has fields that this Argus does not know: {unknown}")
@@ -163,7 +190,7 @@ def _check_fields(values: object, kind: type[Card] | type[Preprocess], where: st
 
 
 def _is_of(value: object, annotation: object) -> bool:
-    if annotation is Preprocess:
+    if is_dataclass(annotation) or annotation == Inputs:
         return isinstance(value, dict)
     if str(annotation).startswith("tuple"):
         inner = (str,) if "str" in str(annotation) else (float, int)
@@ -171,7 +198,7 @@ def _is_of(value: object, annotation: object) -> bool:
             isinstance(item, inner) and not isinstance(item, bool) for item in value
         )
     accepted = JSON_TYPES.get(annotation, (str,))
-    return isinstance(value, accepted) and not isinstance(value, bool)
+    return isinstance(value, accepted) and (annotation is bool or not isinstance(value, bool))
 
 
 def _read_header(path: Path) -> str | None:

@@ -46,7 +46,8 @@ def load_checkpoint(path: str | Path, device: torch.device | str) -> tuple[nn.Mo
         return OnnxNetwork(Path(path), device).eval(), card
     with torch.random.fork_rng(devices=[]):
         try:
-            model = build(card.network, len(card.classes), card.activation)
+            channels = card.preprocess.num_channels
+            model = build(card.network, len(card.classes), card.activation, channels)
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
     load_state(model, load_file(path), str(path))

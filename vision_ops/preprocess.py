@@ -8,6 +8,7 @@ Light on purpose (PIL only): decoder processes import it and start without torch
 from dataclasses import dataclass, replace
 from typing import Literal, NamedTuple, get_args
 
+import numpy as np
 from PIL import Image
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "box", "lanczos"]
@@ -65,6 +66,35 @@ class Preprocess:
             raise ValueError(f"std {self.std}: must be above 0")
         if not 0 < self.scale < float("inf"):
             raise ValueError(f"scale {self.scale}: must be above 0 and finite")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Of a decoded picture: (H, W, 3)."""
+        return (self.height_px, self.width_px, 3)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Of a decoded picture."""
+        return np.dtype(np.uint8)
+
+    @property
+    def num_channels(self) -> int:
+        """Of what the network sees."""
+        return 3
+
+    @property
+    def network_shape(self) -> tuple[int, ...]:
+        """Of what the network sees, channels first: (3, H, W)."""
+        return (3, self.height_px, self.width_px)
+
+    def describe(self) -> dict[str, str]:
+        """What a person is told of it."""
+        resize = f"resize {self.resize_px}, crop" if self.resize_px else "squash"
+        return {
+            "pixels": f"{resize} to {self.height_px} x {self.width_px} (height x width), "
+            f"{self.interpolation}",
+            "input": f"{self.channels}, pixel / {self.scale:g}, mean {self.mean}, std {self.std}",
+        }
 
 
 def fit(image: Image.Image, preprocess: Preprocess) -> Image.Image:

@@ -8,7 +8,8 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.trial import Choice
 from jobs.runtime.work import Work
 from vision_ops.card import Card
-from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import Classifier, ClassifierConfig
 from vision_ops.precision import PASS_SIZE
 from vision_ops.precision.verdicts import Verdict
@@ -34,7 +35,7 @@ def make_work(
         size, path = verdict.pass_size, choice.path
         op = replace(op, precision=verdict.precision, pass_size=size, compiled=verdict.compiled)
     return Work(
-        decoder=Decode(decode, weights.card.preprocess),
+        decoder=make_decoder(decode, weights.card.preprocess),
         operator=Classifier,
         config=op,
         columns=columns(op, weights.card),

@@ -9,7 +9,8 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.trial import Choice, SampleSource, settle
 from vision_ops.card import read_card
-from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.precision.choose import Sample, choose
 from vision_ops.precision.verdicts import Request, Verdict, recall
@@ -80,6 +81,6 @@ def try_out(
 def sample_for(request: Request, decode: DecodeConfig, source: SampleSource) -> Sample:
     """Pictures to judge by, as the run decodes them and exactly, and others to calibrate by."""
     preprocess = read_card(request.weights).preprocess
-    exact = Decode(replace(decode, mode="exact"), preprocess)
-    judged, truth, calibration = source.pictures(Decode(decode, preprocess), exact)
+    exact = make_decoder(replace(decode, mode="exact"), preprocess)
+    judged, truth, calibration = source.pictures(make_decoder(decode, preprocess), exact)
     return Sample(judged=judged, exact=truth, calibration=calibration)

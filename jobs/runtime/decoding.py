@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Sequence
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
@@ -26,16 +26,47 @@ START_TIMEOUT_S = 120.0
 
 
 class Decoder(Protocol):
-    """Bytes of one image to an array of one fixed shape."""
+    """Bytes of one image (clip, signal, volume) to an array of one fixed shape and type."""
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Shape of a decoded image, uint8."""
+        """Shape of what is decoded."""
+        ...
+
+    @property
+    def dtype(self) -> np.dtype:
+        """Its type: uint8 where it can be."""
+        ...
+
+    @property
+    def suffixes(self) -> tuple[str, ...]:
+        """Endings of the files that it decodes, lower case, with their dot."""
+        ...
+
+    @property
+    def extent(self) -> tuple[int, ...]:
+        """Shape of what was decoded last, upright, before it was fitted: (H, W) of a picture."""
         ...
 
     def __call__(self, data: bytes, out: np.ndarray) -> str:
         """Decode into `out`; returns "" or why it could not. Raises nothing for bad bytes."""
         ...
+
+
+class Decoded(NamedTuple):
+    """A batch of images that were tried."""
+
+    pixels: np.ndarray
+    """(B, *shape) of the decoder's type, read-only; valid until the second next `submit`"""
+    errors: list[str]
+    """a reason per image, "" where it was decoded"""
+    extents: list[tuple[int, ...]]
+    """of each image, () where it was not decoded"""
+
+
+def decoded_bytes(decoder: Decoder) -> int:
+    """Memory that one decoded image takes."""
+    return int(np.prod(decoder.shape)) * np.dtype(decoder.dtype).itemsize
 
 
 class Shared:
@@ -58,10 +89,11 @@ class Shared:
             self.map = mmap.mmap(self.handle, size)
         return self.map
 
-    def array(self, shape: tuple[int, ...]) -> np.ndarray:
-        """The first bytes as a uint8 array."""
-        count = int(np.prod(shape))
-        return np.frombuffer(self.at_least(count), np.uint8, count).reshape(shape)
+    def array(self, count: int, decoder: Decoder) -> np.ndarray:
+        """The first bytes as an array of `count` decoded images."""
+        memory = self.at_least(count * decoded_bytes(decoder))
+        values = count * int(np.prod(decoder.shape))
+        return np.frombuffer(memory, decoder.dtype, values).reshape(count, *decoder.shape)
 
     def close(self) -> None:
         """Free the file; views live on until they are dropped."""
@@ -97,17 +129,15 @@ class GuardedDecoder:
         for blob in blobs:
             memory[offset : offset + len(blob)] = blob
             offset += len(blob)
-        self.slots[slot][1].at_least(len(blobs) * int(np.prod(self.decoder.shape)))
+        self.slots[slot][1].at_least(len(blobs) * decoded_bytes(self.decoder))
         self.queue.append((slot, sizes))
         self._send(slot, sizes, 0)
 
-    def result(self) -> tuple[np.ndarray, list[str]]:
-        """Pixels (B, *shape) uint8, read-only, and a reason per image, "" where it was decoded.
-
-        The pixels are valid until the second next `submit`.
-        """
+    def result(self) -> Decoded:
+        """What became of the batch that was submitted first."""
         slot, sizes = self.queue[0]
         errors: list[str] = []
+        extents: list[tuple[int, ...]] = []
         deaths = 0
         while len(errors) < len(sizes):
             answer = self._receive()
@@ -116,16 +146,18 @@ class GuardedDecoder:
                 reason = self._bury()
                 if deaths == 2:
                     errors.append(reason)
+                    extents.append(())
                     deaths = 0
                 self._resend(len(errors))
             else:
                 errors.append(answer[0])
                 self.busy_s += answer[1]
+                extents.append(answer[2])
                 deaths = 0
         self.queue.popleft()
-        pixels = self.slots[slot][1].array((len(sizes), *self.decoder.shape))
+        pixels = self.slots[slot][1].array(len(sizes), self.decoder)
         pixels.flags.writeable = False
-        return pixels, errors
+        return Decoded(pixels, errors, extents)
 
     def close(self) -> None:
         """End the child."""
@@ -150,8 +182,8 @@ class GuardedDecoder:
         for number, (slot, sizes) in enumerate(self.queue):
             self._send(slot, sizes, done if number == 0 else 0)
 
-    def _receive(self) -> tuple[str, float] | None:
-        """The next reason and the seconds it took, or None where the child died or hung."""
+    def _receive(self) -> tuple[str, float, tuple[int, ...]] | None:
+        """The next reason, the seconds it took and the extent; None where the child is gone."""
         if self.pipe is None:
             return None
         try:
@@ -209,7 +241,7 @@ class GuardedDecoder:
 def serve(pipe: Connection, handles: Sequence[int]) -> None:
     """The child: decode what the parent sends, until the pipe closes.
 
-    It answers with a reason and the seconds it took, per image.
+    It answers with a reason, the seconds it took and the extent, per image.
     """
     slots = [(Shared(handles[i]), Shared(handles[i + 1])) for i in range(0, len(handles), 2)]
     decoder: Decoder = pickle.loads(pipe.recv_bytes())
@@ -220,15 +252,16 @@ def serve(pipe: Connection, handles: Sequence[int]) -> None:
         except EOFError:
             return
         memory = slots[slot][0].at_least(sum(sizes))
-        pixels = slots[slot][1].array((len(sizes), *decoder.shape))
+        pixels = slots[slot][1].array(len(sizes), decoder)
         offset = sum(sizes[:first])
         for number in range(first, len(sizes)):
             data = memory[offset : offset + sizes[number]]
             offset += sizes[number]
             start = time.perf_counter()
             reason = decoder(data, pixels[number])
+            extent = () if reason else tuple(decoder.extent)
             try:
-                pipe.send((reason, time.perf_counter() - start))
+                pipe.send((reason, time.perf_counter() - start, extent))
             except BrokenPipeError:
                 return
 

@@ -103,10 +103,10 @@ class Training:
     make_learner: Callable[[torch.device], Learner]
     """picklable; the same learner in every worker"""
     learn: Examples
-    learn_targets: np.ndarray
-    """int64 (N,)"""
+    learn_truth: Mapping[str, np.ndarray]
+    """columns of a batch beside the pixels, (N, …) each: what the learner wants to be told"""
     validate: Examples
-    validate_targets: np.ndarray
+    validate_truth: Mapping[str, np.ndarray]
     config: TrainingConfig
     monitor: str = "loss"
     """the metric, lower is better, by which `best_of` chooses best.safetensors"""
@@ -188,7 +188,7 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
         share_buffers(learner, place)
         steps, epoch = state.step, len(state.history)
         seen = sample_of(len(training.learn), len(training.validate), config.seed)
-        learnt = learner.summarize(evaluate(learner, learn, training.learn_targets, seen, place))
+        learnt = learner.summarize(evaluate(learner, learn, training.learn_truth, seen, place))
         everything = np.arange(len(training.validate))
         metrics: Metrics = {
             "epoch": epoch + 1,
@@ -196,7 +196,7 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
             **{name: value / steps / place.num_workers for name, value in state.sums.items()},
             **{f"train_{name}": value for name, value in learnt.items()},
             **learner.summarize(
-                evaluate(learner, validate, training.validate_targets, everything, place)
+                evaluate(learner, validate, training.validate_truth, everything, place)
             ),
             "images_per_s": steps * batch_size(training, place) / state.seconds,
             "seconds": state.seconds + time.monotonic() - start,
@@ -241,7 +241,7 @@ def learn_epoch(
         chosen = order[step * config.batch_size :][:size][place.rank :: place.num_workers]
         seed = np.random.SeedSequence([config.seed, epoch, step]).generate_state(1)[0]
         learner.reseed(int(seed), place.rank, place.num_workers)
-        scalars = learner.step(make_batch(pictures, training.learn_targets, chosen))
+        scalars = learner.step(make_batch(pictures, training.learn_truth, chosen))
         if not all(map(math.isfinite, scalars.values())) and not bad:
             bad = {f"{BAD}{step}": 1.0}
         sums.update(scalars)
@@ -292,13 +292,17 @@ def sample_of(count: int, wanted: int, seed: int) -> np.ndarray:
 
 
 def evaluate(
-    learner: Learner, pictures: Pictures, targets: np.ndarray, chosen: np.ndarray, place: Place
+    learner: Learner,
+    pictures: Pictures,
+    truth: Mapping[str, np.ndarray],
+    chosen: np.ndarray,
+    place: Place,
 ) -> Mapping[str, float]:
     """Sums over the chosen pictures, each seen once by one worker."""
     mine = chosen[place.rank :: place.num_workers]
     sums: Counter[str] = Counter()
     for first in range(0, len(mine), EVALUATION_BATCH_SIZE):
-        batch = make_batch(pictures, targets, mine[first : first + EVALUATION_BATCH_SIZE])
+        batch = make_batch(pictures, truth, mine[first : first + EVALUATION_BATCH_SIZE])
         sums.update(learner.evaluate(batch))
     return merged(sums, place)
 
@@ -312,12 +316,12 @@ def is_stopped(history: Sequence[Metrics], training: Training) -> bool:
     return len(values) - 1 - values.index(min(values)) >= patience
 
 
-def make_batch(pictures: Pictures, targets: np.ndarray, chosen: np.ndarray) -> dict[str, Tensor]:
-    """Pixels uint8 (B, H, W, 3) and target int64 (B,)."""
-    return {
-        "pixels": torch.from_numpy(pictures.take(chosen)),
-        "target": torch.from_numpy(targets[chosen]),
-    }
+def make_batch(
+    pictures: Pictures, truth: Mapping[str, np.ndarray], chosen: np.ndarray
+) -> dict[str, Tensor]:
+    """Pixels (B, *shape) and the columns of the truth."""
+    columns = {name: torch.from_numpy(column[chosen]) for name, column in truth.items()}
+    return {"pixels": torch.from_numpy(pictures.take(chosen)), **columns}
 
 
 def merged(sums: Mapping[str, float], place: Place) -> dict[str, float]:

@@ -1,4 +1,4 @@
-"""What a training learns from: every decoded picture with its class, held in memory.
+"""What a training learns from: every decoded picture with its truth, held in memory.
 
 The same slices, readers and decoders as in bulk work, run once. With Ray the pixels stay in its
 object store, a table per block, and each worker maps them without a copy.
@@ -10,13 +10,14 @@ import pickle
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.runtime.decoding import Decoder
 from jobs.runtime.plan import Plan
 from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.slices import Slice
@@ -24,39 +25,50 @@ from jobs.runtime.work import Clock, ReaderArgs, SliceReader
 
 logger = logging.getLogger(__name__)
 
-"""images that the decoder process gets at once"""
 JUDGED_FROM_ROWS = 100
 SCHEMA = pa.schema([("slice", pa.binary()), ("rows", pa.binary()), ("pixels", pa.large_binary())])
-"""a row per slice: its description; pickled ids, truths and errors; the pixels of its good rows"""
+"""a row per slice: its description; what is `Told` of its rows; the pixels of its good rows"""
+
+
+class Told(NamedTuple):
+    """Of a row, all but its pixels."""
+
+    id: str
+    truth: str | None
+    group: str
+    error: str
+    extent: tuple[int, ...]
+    """see `Decoder`; () where the row failed"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """Decoded pictures with their classes: small and picklable, the pixels are elsewhere."""
+    """Decoded pictures with their truths: small and picklable, the pixels are elsewhere."""
 
     blocks: Sequence[Any]
     """tables of SCHEMA, or Ray's references to them"""
     shape: tuple[int, ...]
     """of one picture: (H, W, 3)"""
+    dtype: str
+    """of its values"""
     places: np.ndarray
     """int64 (N, 3): block, row of the block, position among the row's pictures"""
     ids: np.ndarray
     """str (N,)"""
     truths: np.ndarray
     """str (N,), the true class as the source has it; "" where it has none"""
+    groups: np.ndarray
+    """str (N,), what must not be split between learning and validation; "" where by itself"""
+    extents: np.ndarray
+    """int32 (N, n), see `Decoder`"""
 
     def __len__(self) -> int:
         return len(self.places)
 
     def take(self, chosen: np.ndarray) -> "Examples":
         """Those at these indices, or where this mask is true."""
-        return Examples(
-            blocks=self.blocks,
-            shape=self.shape,
-            places=self.places[chosen],
-            ids=self.ids[chosen],
-            truths=self.truths[chosen],
-        )
+        each = ("places", "ids", "truths", "groups", "extents")
+        return replace(self, **{name: getattr(self, name)[chosen] for name in each})
 
 
 class Pictures:
@@ -64,18 +76,24 @@ class Pictures:
 
     def __init__(self, examples: Examples) -> None:
         self.shape = examples.shape
+        self.dtype = np.dtype(examples.dtype)
         self.places = examples.places
         self.blocks = [_open(block) for block in examples.blocks]
         used = sorted({(block, row) for block, row, _ in examples.places.tolist()})
         self.arrays = {place: self._array(*place) for place in used}
 
     def _array(self, block: int, row: int) -> np.ndarray:
-        data = np.frombuffer(self.blocks[block]["pixels"][row].as_buffer(), np.uint8)
+        data = np.frombuffer(self.blocks[block]["pixels"][row].as_buffer(), self.dtype)
         return data.reshape(-1, *self.shape)
 
+    @property
+    def num_bytes(self) -> int:
+        """Of one picture."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
     def take(self, indices: np.ndarray) -> np.ndarray:
-        """Pictures by index: uint8 (B, H, W, 3), a copy."""
-        pixels = np.empty((len(indices), *self.shape), np.uint8)
+        """Pictures by index: (B, *shape), a copy."""
+        pixels = np.empty((len(indices), *self.shape), self.dtype)
         for number, (block, row, position) in enumerate(self.places[indices].tolist()):
             pixels[number] = self.arrays[block, row][position]
         return pixels
@@ -91,9 +109,9 @@ def _open(block: Any) -> pa.Table:
 
 def make_examples(
     plan: Plan,
-    shape: tuple[int, ...],
+    decoder: Decoder,
     blocks: Sequence[Any],
-    rows: Sequence[Sequence[tuple[str, list[Any]]]],
+    rows: Sequence[Sequence[tuple[str, list[Told]]]],
     max_failed_fraction: float,
 ) -> Examples:
     """Examples from the decoded blocks and, for each, its `rows_of`, in the order of the plan.
@@ -108,25 +126,24 @@ def make_examples(
     ]
     order = {piece.slice_id: position for position, piece in enumerate(plan.slices)}
     described.sort(key=lambda each: order[each[0]])  # Ray's order of blocks is that of chance
-    places, ids, truths = [], [], []
+    places: list[tuple[int, int, int]] = []
+    good: list[Told] = []
     causes: Counter[str] = Counter()
     for _, block, row, what in described:
-        position = 0
-        for id, truth, error in what:
-            if error:
-                causes[error] += 1
-                continue
-            places.append((block, row, position))
-            ids.append(id)
-            truths.append(truth or "")
-            position += 1
-    _judge(len(ids), causes, max_failed_fraction)
+        causes.update(told.error for told in what if told.error)
+        fine = [told for told in what if not told.error]
+        places += [(block, row, position) for position in range(len(fine))]
+        good += fine
+    _judge(len(good), causes, max_failed_fraction)
     return Examples(
         blocks=blocks,
-        shape=shape,
+        shape=tuple(decoder.shape),
+        dtype=np.dtype(decoder.dtype).str,
         places=np.array(places, np.int64).reshape(-1, 3),
-        ids=np.array(ids, np.str_),
-        truths=np.array(truths, np.str_),
+        ids=np.array([told.id for told in good], np.str_),
+        truths=np.array([told.truth or "" for told in good], np.str_),
+        groups=np.array([told.group for told in good], np.str_),
+        extents=np.array([told.extent for told in good], np.int32),
     )
 
 
@@ -147,12 +164,16 @@ def _decode(reader: SliceReader, pieces: Sequence[Slice]) -> pa.Table:
     """Slices, read and decoded, as a table of SCHEMA."""
     rows, pixels = [], []
     for piece in pieces:
-        batches = [
-            ([(row.id, row.truth, row.error) for row in batch.rows], batch.pixels.copy())
-            for batch in reader.read(piece, Clock())
-        ]
-        rows.append(pickle.dumps([each for told, _ in batches for each in told]))
-        pixels.append(b"".join(array.tobytes() for _, array in batches))
+        told: list[Told] = []
+        arrays: list[bytes] = []
+        for batch in reader.read(piece, Clock()):
+            extents = iter(batch.extents.tolist())
+            for row in batch.rows:
+                extent = () if row.error else tuple(next(extents))
+                told.append(Told(row.id, row.truth, row.group, row.error, extent))
+            arrays.append(batch.pixels.tobytes())
+        rows.append(pickle.dumps(told))
+        pixels.append(b"".join(arrays))
     described = [pickle.dumps(piece) for piece in pieces]
     return pa.table([described, rows, pixels], schema=SCHEMA)
 
@@ -176,21 +197,47 @@ def _reader(key: bytes) -> SliceReader:
     return SliceReader(reading)
 
 
-def rows_of(block: pa.Table) -> list[tuple[str, list[Any]]]:
-    """Of a table of SCHEMA, slice ids with the ids, truths and errors of their rows."""
+def rows_of(block: pa.Table) -> list[tuple[str, list[Told]]]:
+    """Of a table of SCHEMA, slice ids with what is told of their rows."""
     pieces = (pickle.loads(value.as_py()).slice_id for value in block["slice"])
     rows = (pickle.loads(value.as_py()) for value in block["rows"])
     return list(zip(pieces, rows, strict=True))
 
 
-def held_out(ids: np.ndarray, fraction: float, seed: int) -> np.ndarray:
-    """Which examples are kept from training: bool (N,), about `fraction` of them.
+def held_out(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
+    """Which of these ids or groups are kept from training: bool (N,), about `fraction` of them.
 
-    Decided by a hash of seed and id alone, so an example stays on its side when others come.
+    Decided by a hash of seed and name alone: each stays on its side when others come.
     """
     limit = int(fraction * 2**64)
-    digests = (hashlib.blake2b(f"{seed} {id}".encode(), digest_size=8).digest() for id in ids)
+    digests = (hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest() for name in names)
     return np.array([int.from_bytes(digest) < limit for digest in digests], bool)
+
+
+def validation_part(examples: Examples, fraction: float, seed: int) -> np.ndarray:
+    """Which examples are kept from training: bool (N,); a group is kept, or learnt from, whole.
+
+    Raises ValueError where the groups are all on one side.
+    """
+    names = np.where(examples.groups == "", examples.ids, examples.groups)
+    kept = held_out(names, fraction, seed)
+    if (groups := sorted(set(examples.groups.tolist()) - {""})) and len(set(kept.tolist())) == 1:
+        raise ValueError(
+            f"data.group: {len(groups)} groups ({', '.join(groups[:5])}) cannot be split "
+            f"{1 - fraction:g} : {fraction:g}; name a --validation.uri, another "
+            "--training.validation-fraction, or --data.group none"
+        )
+    return kept
+
+
+def refuse_shared_groups(learn: Examples, validate: Examples) -> None:
+    """Raise ValueError where what belongs together is on both sides: validation would flatter."""
+    both = sorted(set(learn.groups.tolist()) & set(validate.groups.tolist()) - {""})
+    if both:
+        raise ValueError(
+            f"validation: {len(both)} groups are learnt from too: {', '.join(both[:10])}; take "
+            "them from one side, or say --data.group none --validation.group none"
+        )
 
 
 def class_names(truths: np.ndarray, declared: Sequence[str]) -> tuple[str, ...]:

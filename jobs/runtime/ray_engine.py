@@ -16,19 +16,18 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import RayTaskError
 
-from jobs.runtime.decoding import Decoder
+from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.resources import Pool, Resources, make_pool
 from jobs.runtime.run import Run
-from jobs.runtime.slices import Row, Slice
+from jobs.runtime.slices import Slice
 from jobs.runtime.storage import S3, Storage, cache_folder
 from jobs.runtime.work import (
     Clock,
@@ -152,7 +151,7 @@ def num_nodes() -> int:
 def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:
     """Memory of a decode task: the pixels of the largest slice, once collected and once packed."""
     rows = max(piece.rows for piece in todo)
-    return 2 * max(rows, USUAL_ROWS) * int(np.prod(decoder.shape))
+    return 2 * max(rows, USUAL_ROWS) * decoded_bytes(decoder)
 
 
 def _describe(todo: Sequence[Slice]) -> ray.data.Dataset:
@@ -186,17 +185,15 @@ def _reader(key: bytes) -> SliceReader:
 
 
 def _pack(piece: Slice, key: bytes) -> bytes:
-    """A decoded slice as bytes: rows, stages, seconds and the pixels behind each other."""
+    """A decoded slice as bytes: seconds and batches, their pixels behind each other."""
     laps = Clock()
-    batches = list[tuple[Sequence[Row], Sequence[str], np.ndarray]]()
-    for batch in _reader(key).read(piece, laps):
-        batches.append((batch.rows, batch.stages, batch.pixels.copy()))
+    found = _reader(key).read(piece, laps)
+    batches = [replace(batch, pixels=batch.pixels.copy()) for batch in found]
     return pickle.dumps((laps.seconds, batches), protocol=5)
 
 
 def _unpack(payload: memoryview) -> tuple[Mapping[str, float], Iterator[DecodedBatch]]:
-    seconds, packed = pickle.loads(payload)
-    batches = [DecodedBatch(rows=r, stages=s, pixels=pixels) for r, s, pixels in packed]
+    seconds, batches = pickle.loads(payload)
     for batch in batches:
         batch.pixels.flags.writeable = False
     return seconds, iter(batches)

@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
 
-import numpy as np
 import pyarrow as pa
 import ray
 import ray.data
@@ -26,6 +25,7 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from jobs.runtime.decoding import decoded_bytes
 from jobs.runtime.epochs import Metrics, Place, Show, StepsDone, Training, run_worker
 from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
 from jobs.runtime.plan import Plan
@@ -45,7 +45,7 @@ def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResource
     that does not know its rows is not checked.
     """
     start_ray(resources.ray)
-    size = plan.rows * int(np.prod(reading.decoder.shape))
+    size = plan.rows * decoded_bytes(reading.decoder)
     room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
     if size > room:
         raise ValueError(
@@ -64,7 +64,7 @@ def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResource
     # where the block lies: its pixels are not sent to the driver
     told = ray.remote(num_cpus=1)(rows_of)
     rows = ray.get([told.remote(block) for block in blocks])
-    return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
+    return make_examples(plan, reading.decoder, blocks, rows, resources.max_failed_fraction)
 
 
 def run_workers(training: Training, resources: TrainingResources, show: Show) -> None:

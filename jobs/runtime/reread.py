@@ -65,7 +65,9 @@ def origin_of(run: Run) -> Origin:
     values: dict[str, Any] = {
         k: tuple(v) if isinstance(v, list) else v for k, v in described.items()
     }
-    return Origin(source=Source(**values), storage=run.storage)
+    return Origin(
+        source=Source(**values), storage=run.storage, suffixes=tuple(run.manifest["suffixes"])
+    )
 
 
 def _holding(origin: Origin, slices: Sequence[Slice], ids: Sequence[str]) -> Iterator[Slice]:

@@ -19,6 +19,8 @@ class Row:
     """the file's bytes; empty where `error` is not"""
     truth: str | None = None
     """true class, a name or a decimal index; None where the source has none"""
+    group: str = ""
+    """what it comes from together with others (a patient, a record); empty where by itself"""
     error: str = ""
     """why the image could not be read; empty when it was"""
 

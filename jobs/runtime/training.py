@@ -98,7 +98,7 @@ def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources)
         return decode_in_tasks(plan, reading, resources)
     blocks = decode_here(plan, reading)
     rows = [rows_of(block) for block in blocks]
-    return make_examples(plan, reading.decoder.shape, blocks, rows, resources.max_failed_fraction)
+    return make_examples(plan, reading.decoder, blocks, rows, resources.max_failed_fraction)
 
 
 def read_sample(plan: Plan, reading: ReaderArgs, count: int) -> Examples:
@@ -110,7 +110,7 @@ def read_sample(plan: Plan, reading: ReaderArgs, count: int) -> Examples:
     part = replace(plan, slices=taken)
     blocks = decode_here(part, reading)
     described = [rows_of(block) for block in blocks]
-    return make_examples(part, reading.decoder.shape, blocks, described, max_failed_fraction=1.0)
+    return make_examples(part, reading.decoder, blocks, described, max_failed_fraction=1.0)
 
 
 def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> str:
@@ -121,7 +121,7 @@ def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> s
     config = sample.config
     learner = sample.make_learner(torch.device("cpu"))
     pictures, size = Pictures(sample.learn), min(config.batch_size, len(sample.learn))
-    batch = make_batch(pictures, sample.learn_targets, np.arange(size))
+    batch = make_batch(pictures, sample.learn_truth, np.arange(size))
     seconds = [_seconds_of(lambda: learner.step(batch)) for _ in range(1 + TIMED_STEPS)][1:]
     numbers = {
         name: sum(p.numel() for p in network.parameters())
@@ -140,7 +140,7 @@ def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> s
     else:
         count = int(plan.rows * share)
         steps = num_steps(min(count, config.max_examples or count), config)
-        pixels = plan.rows * int(np.prod(sample.learn.shape))
+        pixels = plan.rows * pictures.num_bytes
         lines["images in memory"] = f"{pixels / 1e6:,.1f} MB"
         lines["steps"] = f"{steps:,} in {config.epochs} epochs"
         lines["step"] = time_of_step

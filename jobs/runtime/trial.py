@@ -52,7 +52,7 @@ class SampleSource:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def pictures(self, usual: Decoder, exact: Decoder) -> tuple[np.ndarray, ...]:
-        """Three uint8 arrays (B, *shape): judged by `usual`, the same by `exact`, calibration.
+        """Three arrays (B, *shape): judged by `usual`, the same by `exact`, calibration.
 
         What is no picture is left out. With few images the judged ones come first: there may be
         none to calibrate by.
@@ -62,7 +62,7 @@ class SampleSource:
         both = [(u, e) for u, e in pairs if u is not None and e is not None]
         others = [each for each in self._decode(usual, calibration) if each is not None]
         columns = [u for u, _ in both], [e for _, e in both], others
-        empty = np.zeros((0, *usual.shape), np.uint8)
+        empty = np.zeros((0, *usual.shape), usual.dtype)
         return tuple(np.stack(column) if column else empty for column in columns)
 
     def _read(self) -> tuple[list[bytes], list[bytes]]:
@@ -84,8 +84,8 @@ class SampleSource:
         with closing(GuardedDecoder(decoder, self.timeout_s)) as guard:
             for start in range(0, len(blobs), BATCH_ROWS):
                 guard.submit(blobs[start : start + BATCH_ROWS])
-                pixels, reasons = guard.result()
-                pairs = zip(pixels, reasons, strict=True)
+                decoded = guard.result()
+                pairs = zip(decoded.pixels, decoded.errors, strict=True)
                 pictures += [None if reason else picture.copy() for picture, reason in pairs]
         return pictures
 

@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.runtime.decoding import NUM_SLOTS, Decoder, GuardedDecoder
+from jobs.runtime.decoding import NUM_SLOTS, Decoded, Decoder, GuardedDecoder
 from jobs.runtime.plan import Plan, load_files
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
@@ -50,7 +50,7 @@ class Work:
     """bytes to `pixels` of one shape"""
     operator: Callable[[Any, int], Callable[[Batch], Batch]]
     """made once per process as `operator(config, callers)`, for so many threads that call it at a
-    time with {"pixels": uint8 (B, *shape)}"""
+    time with {"pixels": (B, *shape) as decoded, "extent": int32 (B, n), see `Decoder`}"""
     config: Any
     """the operator's dataclass"""
     columns: pa.Schema
@@ -90,7 +90,9 @@ class DecodedBatch:
     stages: Sequence[str]
     """"" | "read" | "decode" per row"""
     pixels: np.ndarray
-    """uint8 (number of good rows, *shape), read-only; valid until the second next batch"""
+    """(number of good rows, *shape), read-only; valid until the second next batch"""
+    extents: np.ndarray
+    """int32 (number of good rows, n): the decoder's extent of each"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,9 +144,9 @@ class SliceReader:
                     return
                 busy = self.guard.busy_s
                 with clock.measure("wait"):
-                    pixels, reasons = self.guard.result()
+                    decoded = self.guard.result()
                 clock.seconds["decode"] += self.guard.busy_s - busy
-                yield _decoded(flying.popleft(), pixels, reasons)
+                yield _with_rows(flying.popleft(), decoded)
         finally:
             for _ in flying:  # the consumer stopped early: leave nothing of it for the next slice
                 self.guard.result()
@@ -154,7 +156,8 @@ class SliceReader:
         self.guard.close()
 
 
-def _decoded(rows: Sequence[Row], pixels: np.ndarray, reasons: Sequence[str]) -> DecodedBatch:
+def _with_rows(rows: Sequence[Row], decoded: Decoded) -> DecodedBatch:
+    pixels, reasons, extents = decoded
     answers = iter(reasons)
     stages, told = [], []
     for row in rows:
@@ -164,7 +167,8 @@ def _decoded(rows: Sequence[Row], pixels: np.ndarray, reasons: Sequence[str]) ->
     good = [i for i, reason in enumerate(reasons) if not reason]
     kept = pixels if len(good) == len(reasons) else pixels[good]
     kept.flags.writeable = False
-    return DecodedBatch(rows=told, stages=stages, pixels=kept)
+    sizes = np.array([extents[i] for i in good], np.int32)
+    return DecodedBatch(rows=told, stages=stages, pixels=kept, extents=sizes)
 
 
 class Clock:
@@ -238,10 +242,11 @@ class SliceWriter:
         """The rows of a batch, in order, with the operator's columns; failed ones have nulls."""
         good = [not row.error for row in batch.rows]
         with clock.measure("operate"):
-            added = self.operator({"pixels": batch.pixels}) if any(good) else {}
+            columns = {"pixels": batch.pixels, "extent": batch.extents}
+            added = self.operator(columns) if any(good) else {}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())
-        columns: dict[str, pa.Array] = {
+        written: dict[str, pa.Array] = {
             "id": pa.array([row.id for row in batch.rows], pa.string()),
             "uri": pa.array([row.uri for row in batch.rows], pa.string()),
             "truth": pa.array([row.truth for row in batch.rows], pa.string()),
@@ -252,10 +257,10 @@ class SliceWriter:
         for column in self.work.columns:
             if added:
                 values = to_arrow(added[column.name], column.type)
-                columns[column.name] = values.take(where)
+                written[column.name] = values.take(where)
             else:
-                columns[column.name] = pa.nulls(len(good), column.type)
-        return pa.table(columns, schema=self.schema)
+                written[column.name] = pa.nulls(len(good), column.type)
+        return pa.table(written, schema=self.schema)
 
     def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
         described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}

@@ -72,7 +72,7 @@ def make_network(name: str, folder: Path) -> NetworkFiles:
         preprocess=preprocess,
         licence="none",
         source="random convolutions, last layer fitted to the benchmark's photographs",
-        embedding_size=embedding_size(model, preprocess.height_px, preprocess.width_px),
+        embedding_size=embedding_size(model, preprocess.network_shape),
     )
     save_plain(files.state, name, model, LABELS)
     save_checkpoint(files.checkpoint, model, card)

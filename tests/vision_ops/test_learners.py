@@ -252,7 +252,7 @@ def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_the_weights():
         (lambda: OptimConfig(learning_rate=0), "optim.learning_rate 0"),
         (lambda: OptimConfig(ema_decay=1.0), "optim.ema_decay 1.0"),
         (lambda: OptimConfig(clip_norm=-1), "optim.clip_norm -1"),
-        (lambda: ModelConfig(network="cnn_cifar10"), "takes 32x32 pixels"),
+        (lambda: ModelConfig(network="cnn_cifar10"), "takes pictures of 32 x 32"),
         (lambda: replace(CLASSIFIER, classes=("a",)), "at least two"),
         (lambda: replace(CLASSIFIER, num_steps=0), "num_steps 0"),
     ],

@@ -72,7 +72,7 @@ def test_every_network_of_ours_gives_logits_gradients_and_its_features(network, 
     images = torch.rand(2, 3, size_px(network), size_px(network))
     logits, embeddings = logits_and_embeddings(model, images)
     assert logits.shape == (2, 7)
-    assert embeddings.shape == (2, embedding_size(model, size_px(network), size_px(network)))
+    assert embeddings.shape == (2, embedding_size(model, (3, size_px(network), size_px(network))))
     logits.square().sum().backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
     kinds = {type(layer) for layer in model.modules()} & {nn.ReLU, nn.Sigmoid, nn.Tanh}
@@ -94,13 +94,13 @@ def test_same_seed_builds_the_same_network(network):
 def test_residual_network_takes_pictures_of_any_size(size):
     model = build("residual", 4).eval()
     assert model(torch.rand(2, 3, *size)).shape == (2, 4)
-    assert embedding_size(model, *size) == 160
+    assert embedding_size(model, (3, *size)) == 160
 
 
 def test_embedding_size_leaves_training_mode_and_statistics_alone():
     model = build("residual", 4).train()
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    embedding_size(model, 32, 32)
+    embedding_size(model, (3, 32, 32))
     assert model.training
     assert all(torch.equal(before[name], t) for name, t in model.state_dict().items())
 

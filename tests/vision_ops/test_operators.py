@@ -32,7 +32,7 @@ def make_checkpoint(path: Path, network: str, num_classes: int = 12, size: int =
         preprocess=Preprocess(height_px=size, width_px=size),
         licence="CC0",
         source="random",
-        embedding_size=embedding_size(model, size, size),
+        embedding_size=embedding_size(model, (3, size, size)),
     )
     save_checkpoint(path, model, card)
     return path

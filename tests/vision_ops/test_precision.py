@@ -64,7 +64,7 @@ def checkpoint(path: Path, network: str, preprocess: Preprocess, *, sure: bool =
         preprocess=preprocess,
         licence="CC0",
         source="random",
-        embedding_size=embedding_size(model, preprocess.height_px, preprocess.width_px),
+        embedding_size=embedding_size(model, preprocess.network_shape),
     )
     save_checkpoint(path, model, card)
     return path

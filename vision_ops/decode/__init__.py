@@ -44,7 +44,7 @@ from vision_ops.decode.formats import (
     webp_size,
 )
 from vision_ops.decode.jpeg import decode_jpeg, is_ended, reduction
-from vision_ops.preprocess import Preprocess, fit, fit_stored, least_side
+from vision_ops.preprocess import MIRRORED, Preprocess, fit, fit_stored, least_side
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -88,7 +88,11 @@ class Decode:
     def __init__(self, config: DecodeConfig, preprocess: Preprocess) -> None:
         self.config = config
         self.preprocess = preprocess
-        self.shape: tuple[int, ...] = (preprocess.height_px, preprocess.width_px, 3)
+        self.shape = preprocess.shape
+        self.dtype = preprocess.dtype
+        self.suffixes = tuple(sorted(IMAGE_SUFFIXES))
+        self.extent: tuple[int, ...] = ()
+        """height and width of the picture decoded last, upright"""
 
     def __call__(self, data: bytes, out: np.ndarray) -> str:
         """Write uint8 sRGB pixels into out (H, W, 3); return "" or why they are not there.
@@ -108,6 +112,7 @@ class Decode:
             else:
                 image = fit(stored.upright(), preprocess)
             out[...] = np.asarray(to_srgb(image, stored.profile))
+            self.extent = stored.full_size
         except UnreadableImageError as refusal:
             return str(refusal)
         except MemoryError:
@@ -150,6 +155,8 @@ class _Stored:
     """what makes it upright"""
     profile: bytes
     """what leads from its colours to sRGB; b"": nothing"""
+    full_size: tuple[int, int]
+    """height and width of the upright picture, not reduced"""
 
     def upright(self) -> Image.Image:
         return self.image if self.turn is None else self.image.transpose(self.turn)
@@ -161,10 +168,18 @@ def _read(data: bytes, max_megapixels: float, apply_icc: bool, least_side_px: in
     with _undisturbed():
         try:
             data, picture, profile = _open(kind, data, max_megapixels)
+            full = picture.size  # draft() changes it
             image, extent = _load(kind, data, picture, least_side_px)
             profile = (profile or picture.info.get("icc_profile") or b"") if apply_icc else b""
             image, profile = to_rgb(image, profile)
-            return _Stored(image=image, extent=extent, turn=turn_of(picture), profile=profile)
+            turn, (width, height) = turn_of(picture), full
+            return _Stored(
+                image=image,
+                extent=extent,
+                turn=turn,
+                profile=profile,
+                full_size=(width, height) if MIRRORED[turn][0] else (height, width),
+            )
         except UnreadableImageError:
             raise
         except MemoryError as error:

@@ -15,9 +15,10 @@ from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vision_ops.augment import AugmentConfig, Draws, augment, mix
-from vision_ops.card import FIXED_SIZE_PX, Card
+from vision_ops.card import Card, check_size
 from vision_ops.checkpoint import save_checkpoint
-from vision_ops.models import build, embedding_size, head_of
+from vision_ops.inputs import Inputs
+from vision_ops.models import build, embedding_size, head_of, in_fast_layout
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 
@@ -33,7 +34,7 @@ class ModelConfig:
     """residual, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or module:function"""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """between the layers; networks of ours only"""
-    preprocess: Preprocess = field(default_factory=Preprocess)
+    preprocess: Inputs = field(default_factory=Preprocess)
     """how pictures become the network's input; goes into the checkpoint"""
     classes: tuple[str, ...] = ()
     """class names in the order of the logits; empty: those of the data, sorted"""
@@ -45,13 +46,7 @@ class ModelConfig:
     def __post_init__(self) -> None:
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout}: must be 0 or more, below 1")
-        size = FIXED_SIZE_PX.get(self.network)
-        height, width = self.preprocess.height_px, self.preprocess.width_px
-        if size is not None and (height, width) != (size, size):
-            raise ValueError(
-                f"model.network {self.network}: takes {size}x{size} pixels, "
-                f"model.preprocess gives {height}x{width}"
-            )
+        check_size(self.network, self.preprocess)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,10 +133,12 @@ class ClassifierLearner:
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network = build(config.model.network, len(config.classes), config.model.activation)
+            model = config.model
+            channels = model.preprocess.num_channels
+            network = build(model.network, len(config.classes), model.activation, channels)
         if config.model.dropout:
             head_of(network).register_forward_pre_hook(partial(drop, config.model.dropout))
-        self.network = network.to(self.device).to(memory_format=torch.channels_last)
+        self.network = in_fast_layout(network.to(self.device))
         self.average = copy.deepcopy(self.network) if config.optim.ema_decay else None
         self.forward: Callable[[Tensor], Tensor] = self.network
         self.optimizer = make_optimizer(self.network, config.optim)
@@ -270,15 +267,14 @@ class ClassifierLearner:
         """Write what `evaluate` evaluates as a checkpoint with its card."""
         config = self.config
         network = self._evaluated()
-        size = config.model.preprocess
         card = Card(
             network=config.model.network,
             activation=config.model.activation,
             classes=config.classes,
-            preprocess=size,
+            preprocess=config.model.preprocess,
             licence=config.model.licence,
             source=config.source,
-            embedding_size=embedding_size(network, size.height_px, size.width_px),
+            embedding_size=embedding_size(network, config.model.preprocess.network_shape),
         )
         save_checkpoint(path, network, card)
 

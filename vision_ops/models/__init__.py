@@ -10,7 +10,7 @@ nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm cla
 its head last), averaged over the positions where it is a map.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -21,7 +21,7 @@ from vision_ops.models.external import build_function, build_timm, build_torchvi
 from vision_ops.models.residual import Residual
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 
-NETWORKS: dict[str, Callable[[int, str], nn.Module]] = {
+NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
     "cnn_cifar10": CnnCifar10,
     "residual": Residual,
@@ -35,8 +35,8 @@ class GivesBoth(Protocol):
     def logits_and_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
-def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module:
-    """A network by name, freshly initialised.
+def build(network: str, num_classes: int, activation: str = "relu", channels: int = 3) -> nn.Module:
+    """A network by name, freshly initialised, for inputs of so many channels.
 
     `activation` chooses among relu, sigmoid, tanh in networks of ours; others are what they are,
     and asking for a change there is refused. Raises ValueError for what does not exist.
@@ -44,7 +44,7 @@ def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if network in NETWORKS:
-        return NETWORKS[network](num_classes, activation)
+        return NETWORKS[network](num_classes, activation, channels)
     family, colon, name = network.partition(":")
     if not (colon and family and name):
         raise ValueError(
@@ -53,6 +53,8 @@ def build(network: str, num_classes: int, activation: str = "relu") -> nn.Module
         )
     if activation != "relu":
         raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
+    if channels != 3:
+        raise ValueError(f"network {network}: takes 3 channels, the input has {channels}")
     if family == "torchvision":
         return build_torchvision(name, num_classes)
     if family == "timm":
@@ -69,7 +71,7 @@ def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
 
 
 def logits_and_embeddings(
-    model: nn.Module, images: Float[Tensor, "B 3 H W"]
+    model: nn.Module, images: Float[Tensor, "B *input"]
 ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
     """Both in one forward pass; the embedding as the module says, not yet normalised."""
     if isinstance(model, GivesBoth):
@@ -85,21 +87,34 @@ def logits_and_embeddings(
     return logits, _averaged(seen[-1])
 
 
-def embed(model: nn.Module, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B E"]:
+def embed(model: nn.Module, images: Float[Tensor, "B *input"]) -> Float[Tensor, "B E"]:
     """The penultimate features of each picture, not yet normalised."""
     return logits_and_embeddings(model, images)[1]
 
 
-def embedding_size(model: nn.Module, height_px: int, width_px: int) -> int:
-    """E, found by one picture of zeros; the model's training mode is left as it was."""
+def embedding_size(model: nn.Module, shape: Sequence[int]) -> int:
+    """E, found by one input of zeros of this shape, (3, H, W) for pictures.
+
+    The model's training mode is left as it was.
+    """
     was_training = model.training
     parameter = next(model.parameters(), torch.empty(0))
     model.eval()
     with torch.inference_mode():
-        zeros = torch.zeros(1, 3, height_px, width_px, device=parameter.device)
+        zeros = torch.zeros(1, *shape, device=parameter.device)
         size = embed(model, zeros).shape[1]
     model.train(was_training)
     return size
+
+
+def in_fast_layout(model: nn.Module) -> nn.Module:
+    """The same model with its kernels in the memory order in which pictures are convolved fastest.
+
+    channels_last; networks that convolve volumes, or nothing of four axes, stay as they are.
+    """
+    if any(parameter.ndim == 5 for parameter in model.parameters()):
+        return model
+    return model.to(memory_format=torch.channels_last)
 
 
 def _averaged(features: Tensor) -> Tensor:

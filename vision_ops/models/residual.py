@@ -19,10 +19,10 @@ class Residual(nn.Module):
     parameters and 25 million multiplications for a picture of 32 pixels: it trains on a laptop.
     """
 
-    def __init__(self, num_classes: int, activation: str = "relu") -> None:
+    def __init__(self, num_classes: int, activation: str = "relu", channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _conv(3, 32, stride=1),
+            _conv(channels, 32, stride=1),
             nn.BatchNorm2d(32),
             make_activation(activation),
             nn.MaxPool2d(2),
@@ -35,11 +35,11 @@ class Residual(nn.Module):
         self.blocks = nn.Sequential(*blocks)
         self.head = nn.Linear(width, num_classes)
 
-    def features(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B 160"]:
+    def features(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B 160"]:
         """What the last layer sees: the last block's channels, averaged over all positions."""
         return self.blocks(self.stem(images)).mean(dim=(2, 3))
 
-    def forward(self, images: Float[Tensor, "B 3 H W"]) -> Float[Tensor, "B K"]:
+    def forward(self, images: Float[Tensor, "B C H W"]) -> Float[Tensor, "B K"]:
         return self.head(self.features(images))
 
 

@@ -19,20 +19,20 @@ class Cnn224(nn.Module):
 
     size_px = 224
 
-    def __init__(self, num_classes: int, activation: str = "relu") -> None:
+    def __init__(self, num_classes: int, activation: str = "relu", channels: int = 3) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for inputs, outputs in ((3, 32), (32, 64), (64, 128), (128, 128)):
+        for inputs, outputs in ((channels, 32), (32, 64), (64, 128), (128, 128)):
             layers += [_conv(inputs, outputs), make_activation(activation), nn.MaxPool2d(2)]
         self.layers = nn.Sequential(*layers)  # 224 -> 111 -> 54 -> 26 -> 12
         self.dense = nn.Sequential(nn.Linear(128 * 12 * 12, 512), make_activation(activation))
         self.head = nn.Linear(512, num_classes)
 
-    def features(self, images: Float[Tensor, "B 3 224 224"]) -> Float[Tensor, "B 512"]:
+    def features(self, images: Float[Tensor, "B C 224 224"]) -> Float[Tensor, "B 512"]:
         """What the last layer sees: the dense layer's activations."""
         return self.dense(self.layers(images).flatten(start_dim=1))
 
-    def forward(self, images: Float[Tensor, "B 3 224 224"]) -> Float[Tensor, "B K"]:
+    def forward(self, images: Float[Tensor, "B C 224 224"]) -> Float[Tensor, "B K"]:
         return self.head(self.features(images))
 
 
@@ -45,10 +45,10 @@ class CnnCifar10(nn.Module):
 
     size_px = 32
 
-    def __init__(self, num_classes: int, activation: str = "relu") -> None:
+    def __init__(self, num_classes: int, activation: str = "relu", channels: int = 3) -> None:
         super().__init__()
         self.layers = nn.Sequential(
-            _conv(3, 32),
+            _conv(channels, 32),
             make_activation(activation),
             nn.MaxPool2d(2),  # 30 -> 15
             _conv(32, 64),
@@ -60,11 +60,11 @@ class CnnCifar10(nn.Module):
         self.dense = nn.Sequential(nn.Linear(64 * 4 * 4, 64), make_activation(activation))
         self.head = nn.Linear(64, num_classes)
 
-    def features(self, images: Float[Tensor, "B 3 32 32"]) -> Float[Tensor, "B 64"]:
+    def features(self, images: Float[Tensor, "B C 32 32"]) -> Float[Tensor, "B 64"]:
         """What the last layer sees: the dense layer's activations."""
         return self.dense(self.layers(images).flatten(start_dim=1))
 
-    def forward(self, images: Float[Tensor, "B 3 32 32"]) -> Float[Tensor, "B K"]:
+    def forward(self, images: Float[Tensor, "B C 32 32"]) -> Float[Tensor, "B K"]:
         return self.head(self.features(images))
 
 

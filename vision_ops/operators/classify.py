@@ -82,11 +82,11 @@ class Classifier:
         return {name: column for name, column in batch.items() if name != "pixels"} | added
 
     def _checked(self, pixels: np.ndarray) -> np.ndarray:
-        wanted = (self.card.preprocess.height_px, self.card.preprocess.width_px, 3)
-        if pixels.dtype != np.uint8 or pixels.shape[1:] != wanted:
+        wanted = self.card.preprocess
+        if pixels.dtype != wanted.dtype or pixels.shape[1:] != wanted.shape:
             raise ValueError(
                 f"pixels {pixels.dtype} {pixels.shape[1:]}: "
-                f"{self.config.weights} takes uint8 {wanted}"
+                f"{self.config.weights} takes {wanted.dtype} {wanted.shape}"
             )
         return pixels
 

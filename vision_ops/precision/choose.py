@@ -284,12 +284,11 @@ def _pass_size(request: Request, candidate: Candidate) -> int:
     import torch
 
     preprocess = read_card(candidate.path).preprocess
-    shape = (preprocess.height_px, preprocess.width_px, 3)
     rates: dict[int, float] = {}
     for size in GPU_PASSES:
         try:
             torch.cuda.reset_peak_memory_stats()
-            pixels = np.zeros((size * 4, *shape), np.uint8)
+            pixels = np.zeros((size * 4, *preprocess.shape), preprocess.dtype)
             rates[size] = _timed(candidate.open(size), pixels)[1]
         except torch.OutOfMemoryError:
             break

@@ -25,6 +25,7 @@ from openvino import frontend
 from vision_ops.card import card_to_json, read_card
 from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes, num_threads
 from vision_ops.precision.verdicts import has_vnni
+from vision_ops.preprocess import Preprocess
 
 SMALL_PASS = 4
 """images of a pass for what does not fill one of 32: a slice of 100 rows would cost as 128"""
@@ -204,8 +205,10 @@ def convert(path: str | Path) -> bytes:
     from vision_ops.precision.torch_network import FromPixels
 
     model, card = load_checkpoint(path, "cpu")
+    if not isinstance(card.preprocess, Preprocess):
+        raise ValueError(f"{path}: only networks of pictures are compiled")
     whole = FromPixels(model, card.preprocess).eval()
-    shape = (PASS_SIZE, card.preprocess.height_px, card.preprocess.width_px, 3)
+    shape = (PASS_SIZE, *card.preprocess.shape)
     pixels = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
     try:
         with torch.inference_mode(False), torch.no_grad(), quietly():

@@ -13,7 +13,7 @@ from torch import nn
 from vision_ops.card import is_onnx
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
-from vision_ops.models import logits_and_embeddings
+from vision_ops.models import in_fast_layout, logits_and_embeddings
 from vision_ops.normalize import normalize
 from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes
 from vision_ops.preprocess import Preprocess
@@ -53,7 +53,7 @@ class TorchNetwork:
         self.precision: Precision = precision
         self.dtype = DTYPES[precision]
         self.back_end = "onnxruntime" if is_onnx(path) else "torch"
-        self.model = model.to(self.dtype).to(memory_format=torch.channels_last)
+        self.model = in_fast_layout(model.to(self.dtype))
         self.both: nn.Module = _Both(self.model)
         if compiled:
             self.back_end = "torch compiled"

@@ -56,7 +56,7 @@ class Origin:
     """where they come from"""
 
     def __post_init__(self) -> None:
-        check_size(self.network, self.preprocess.height_px, self.preprocess.width_px)
+        check_size(self.network, self.preprocess)
 
 
 def convert(state_path: Path, origin: Origin, out: Path) -> Card:
@@ -138,7 +138,7 @@ def _convert_onnx(state_path: Path, origin: Origin, out: Path) -> Card:
 
 def _card(model: nn.Module, origin: Origin, state_path: Path) -> Card:
     preprocess = origin.preprocess
-    zeros = torch.zeros(1, 3, preprocess.height_px, preprocess.width_px)
+    zeros = torch.zeros(1, *preprocess.network_shape)
     try:
         with torch.inference_mode():
             logits, embedding = logits_and_embeddings(model.eval(), zeros)

@@ -149,7 +149,7 @@ def sift(
         for first in range(0, len(blobs), BATCH_ROWS):
             batch = blobs[first : first + BATCH_ROWS]
             guard.submit(batch)
-            for blob, reason in zip(batch, guard.result()[1], strict=True):
+            for blob, reason in zip(batch, guard.result().errors, strict=True):
                 if reason:
                     causes[f"decode: {reason}"] += 1
                 else:

@@ -27,7 +27,9 @@ FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris":
 
 def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
     """The rows of a slice, in order: always as many, however often it is read."""
-    yield from FORMATS[piece.format].read(origin, piece)
+    for row in FORMATS[piece.format].read(origin, piece):
+        group = row.group or origin.group_of(row.id)
+        yield row if group == row.group else replace(row, group=group)
 
 
 def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterator[Slice]:

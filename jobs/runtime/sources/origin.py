@@ -1,8 +1,11 @@
 """What a person says of the source, and the source opened."""
 
 import posixpath
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import Literal
 
 from jobs.runtime.storage import GLOB_CHARACTERS, Entry, Storage, absolute, relative
@@ -13,6 +16,9 @@ IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
     *(".png", ".tif", ".tiff", ".webp"),
 )
+GROUP_IN_PATH = r"(?:^|[/_])(sub-[0-9A-Za-z]+)"
+"""a subject, as BIDS names it"""
+GROUP_COLUMNS = ("group", "patient", "patient_id", "subject", "subject_id")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,10 +34,14 @@ class Source:
     label: str = "auto"
     """true classes: auto (Parquet column label_name or label, a tar's .cls or .json), folder (the
     parent folder's name), none, or the name of a Parquet column or JSON field"""
+    group: str = "auto"
+    """rows that belong together, and are learnt from or validated on together: auto (a Parquet
+    column group, patient or subject; `sub-…` in a path), none, a Parquet column, or a regular
+    expression that is searched for in ids, of which the first (…) is the group"""
     ignore: tuple[str, ...] = (".*", "_SUCCESS", "Thumbs.db", "desktop.ini")
     """patterns of names that are no rows; matched against the path and each of its parts"""
-    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
-    """endings of the files that are decoded; others become failed rows"""
+    suffixes: tuple[str, ...] = ()
+    """endings of the files that are decoded, others become failed rows; none: the decoder's"""
     slice_rows: int = 0
     """rows per slice: the unit of work, of retry and of commit; 0: a 64th of about all there are,
     64 (of shards 128) to 512"""
@@ -45,6 +55,12 @@ class Source:
             raise ValueError(f"data.max_image_mb: {self.max_image_mb}, must be above 0")
         if bad := [each for each in self.suffixes if not each.startswith(".")]:
             raise ValueError(f"data.suffixes: {bad}, must begin with a dot")
+        try:
+            pattern = re.compile(self.group)
+        except re.error as wrong:
+            raise ValueError(f"data.group: {self.group!r}, no pattern: {wrong}") from wrong
+        if pattern.groups > 1:
+            raise ValueError(f"data.group: {self.group!r}, must have one (…)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +69,8 @@ class Origin:
 
     source: Source
     storage: Storage
+    suffixes: tuple[str, ...] = IMAGE_SUFFIXES
+    """endings of the files that the job's decoder reads"""
 
     @property
     def uri(self) -> str:
@@ -78,7 +96,30 @@ class Origin:
 
     def is_image(self, name: str) -> bool:
         """True where the name ends as an image that is read."""
-        return posixpath.splitext(name)[1].lower() in self.source.suffixes
+        return name.lower().endswith(self.source.suffixes or self.suffixes)
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str] | None:
+        """What finds the group in an id."""
+        said = GROUP_IN_PATH if self.source.group == "auto" else self.source.group
+        pattern = re.compile(said)
+        return pattern if pattern.groups else None
+
+    def group_of(self, id: str) -> str:
+        """The group that an id tells; "" where it tells none."""
+        found = self.pattern.search(id) if self.pattern else None
+        return (found[1] or "") if found else ""
+
+    def group_column(self, names: Sequence[str]) -> str:
+        """The column of groups among these; "" where there is none. Raises ValueError."""
+        wanted = self.source.group
+        if wanted == "auto":
+            return next((name for name in GROUP_COLUMNS if name in names), "")
+        if wanted == "none" or "(" in wanted:
+            return ""
+        if wanted not in names:
+            raise ValueError(f"data.group: no column {wanted!r}; there are {list(names)}")
+        return wanted
 
     def refuse_type(self, name: str) -> str:
         """Why a name is no image, in a person's words."""

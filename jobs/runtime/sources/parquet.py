@@ -63,12 +63,14 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
         with origin.storage.open_input(piece.uri) as source:
             file = pq.ParquetFile(source, pre_buffer=True)
             first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
-            for data, truth in read_columns(origin, file, range(piece.start, piece.stop)):
+            found = read_columns(origin, file, range(piece.start, piece.stop))
+            for data, truth, group in found:
                 number = first + seen
                 seen += 1
                 name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
                 error = "no image in this row" if not data else origin.refuse_size(len(data))
-                yield Row(id=name, uri=uri, data=b"" if error else data, truth=truth, error=error)
+                data = b"" if error else data
+                yield Row(id=name, uri=uri, data=data, truth=truth, group=group, error=error)
         return
     except FileNotFoundError:
         problem = "gone: it was there when the run was planned"
@@ -88,20 +90,23 @@ def _prove_readable(origin: Origin, uri: str) -> None:
 
 def read_columns(
     origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
-) -> Iterator[tuple[bytes, str | None]]:
-    """(image bytes, label) of each row of these row groups."""
+) -> Iterator[tuple[bytes, str | None, str]]:
+    """(image bytes, label, group) of each row of these row groups."""
     schema = file.schema_arrow
     column = image_column(schema, origin.source.image)
     label = label_column(schema, origin.source.label)
     names = _class_names(schema, label)
-    wanted = [column] + ([label] if label and label != column else [])
+    group = origin.group_column(schema.names)
+    wanted = list(dict.fromkeys(filter(None, (column, label, group))))
     for batch in file.iter_batches(ROWS_PER_READ, row_groups=list(row_groups), columns=wanted):
         images = batch.column(column)
         if isinstance(images, pa.StructArray):
             images = images.field("bytes")
         truths = batch.column(label) if label else None
+        groups = batch.column(group) if group else None
         for number, image in enumerate(images):
-            yield image.as_py() or b"", _truth(truths, number, names)
+            belongs = _truth(groups, number, ()) or ""
+            yield image.as_py() or b"", _truth(truths, number, names), belongs
 
 
 def _truth(truths: pa.Array | None, number: int, names: Sequence[str]) -> str | None:

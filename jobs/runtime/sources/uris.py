@@ -2,6 +2,7 @@
 
 import posixpath
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -33,14 +34,15 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per address, in order. A relative address is relative to the table's folder."""
     shard = origin.name(piece.uri)
-    addresses, truths = _addresses(origin, piece)
+    addresses, truths, groups = _addresses(origin, piece)
     targets: list[tuple[str, str, str]] = []
     for number, address in enumerate(addresses, start=piece.start):
         uri = address or ""
         if uri and "://" not in uri and not uri.startswith("/"):
             uri = join(posixpath.dirname(piece.uri), uri)
         targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
-    yield from _read_good(origin, targets, truths)
+    for row, group in zip(_read_good(origin, targets, truths), groups, strict=True):
+        yield replace(row, group=group)
 
 
 def _read_good(
@@ -65,12 +67,15 @@ def _refuse(uri: str) -> str:
     return ""
 
 
-def _addresses(origin: Origin, piece: Slice) -> tuple[list[str | None], list[str | None]]:
-    """Addresses and labels of rows start..stop, reading only the row groups that hold them."""
+def _addresses(
+    origin: Origin, piece: Slice
+) -> tuple[list[str | None], list[str | None], list[str]]:
+    """Addresses, labels, groups of rows start..stop, reading only what row groups hold them."""
     with origin.storage.open_input(piece.uri) as source:
         file = pq.ParquetFile(source)
         column = address_column(file.schema_arrow, origin.source.image)
         label = label_column(file.schema_arrow, origin.source.label)
+        group = origin.group_column(file.schema_arrow.names)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         held = [
@@ -78,11 +83,14 @@ def _addresses(origin: Origin, piece: Slice) -> tuple[list[str | None], list[str
             for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
             if end > piece.start and end - size < piece.stop
         ]
-        table = file.read_row_groups(held, columns=[column] + ([label] if label else []))
+        wanted = list(dict.fromkeys(filter(None, (column, label, group))))
+        table = file.read_row_groups(held, columns=wanted)
     table = table.slice(piece.start - (ends[held[0]] - sizes[held[0]]), piece.stop - piece.start)
     truths = table.column(label).to_pylist() if label else [None] * len(table)
     named = [None if truth is None else str(truth) for truth in truths]
-    return table.column(column).to_pylist(), named
+    groups = table.column(group).to_pylist() if group else [None] * len(table)
+    belongs = ["" if each is None else str(each) for each in groups]
+    return table.column(column).to_pylist(), named, belongs
 
 
 def address_column(schema: pa.Schema, wanted: str) -> str:

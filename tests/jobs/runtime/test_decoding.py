@@ -22,8 +22,9 @@ def test_a_file_that_kills_the_decoder_costs_itself_and_no_other(guard: GuardedD
     guard.submit([b"a", b"kill", b"b", b"kill", b"bad"])
     guard.submit([b"c"])
 
-    pixels, reasons = guard.result()
+    pixels, reasons, extents = guard.result()
 
+    assert extents == [(3, 5), (), (3, 5), (), ()]
     assert reasons == ["", "worker died (exit code 9)", "", "worker died (exit code 9)"] + [
         "not an image: bad bytes 123"
     ]
@@ -35,7 +36,7 @@ def test_a_file_that_kills_the_decoder_costs_itself_and_no_other(guard: GuardedD
 def test_a_file_that_hangs_the_decoder_costs_itself_and_no_other(guard: GuardedDecoder):
     guard.submit([b"hang", b"a"])
 
-    _, reasons = guard.result()
+    reasons = guard.result().errors
 
     assert reasons == ["worker hung for 1.5 s and was stopped", ""]
 
@@ -48,7 +49,7 @@ def test_a_decoder_killed_from_outside_costs_nothing(guard: GuardedDecoder):
 
     guard.submit([b"b", b"c"])
 
-    assert guard.result()[1] == ["", ""]
+    assert guard.result().errors == ["", ""]
 
 
 def test_a_decoder_that_cannot_start_says_why():
@@ -63,6 +64,9 @@ class Unloadable:
     """Pickles here, fails in the child."""
 
     shape = (1, 1, 3)
+    dtype = np.dtype(np.uint8)
+    suffixes = ()
+    extent = ()
 
     def __call__(self, data: bytes, out: np.ndarray) -> str:
         return ""
@@ -77,6 +81,6 @@ def test_batches_of_any_sizes_come_back_in_order(batches: list[list[bytes]]):
     with closing(GuardedDecoder(ToyDecoder(), timeout_s=30)) as guard:
         for batch in batches:
             guard.submit([b"_" + blob for blob in batch])
-            pixels, reasons = guard.result()
+            pixels, reasons, _ = guard.result()
             assert reasons == [""] * len(batch)
             assert pixels[:, 0, 0, 0].tolist() == [ord("_")] * len(batch)

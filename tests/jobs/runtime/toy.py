@@ -31,6 +31,9 @@ class ToyDecoder:
     """The first byte is the value; `kill` ends the process, `hang` stops it, `bad` fails."""
 
     shape: tuple[int, ...] = SHAPE
+    dtype: np.dtype = np.dtype(np.uint8)
+    suffixes: tuple[str, ...] = (".jpg",)
+    extent: tuple[int, ...] = (3, 5)
 
     def __call__(self, data: bytes, out: np.ndarray) -> str:
         if data.startswith(b"kill"):

@@ -1,0 +1,83 @@
+"""The labelled data of a training, read and decoded: what it learns from, what it validates on."""
+
+from typing import Protocol
+
+from jobs.runtime.epochs import TrainingConfig
+from jobs.runtime.examples import Examples, ReaderArgs, refuse_shared_groups, validation_part
+from jobs.runtime.plan import Plan, make_plan
+from jobs.runtime.run import Run
+from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.training import TrainingResources, read_examples
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
+from vision_ops.inputs import Inputs
+
+
+class Model(Protocol):
+    """The part of a model's config that its data depend on."""
+
+    @property
+    def preprocess(self) -> Inputs: ...
+
+
+class Request(Protocol):
+    """The part of a training job's config that its data depend on."""
+
+    @property
+    def data(self) -> Source: ...
+
+    @property
+    def validation(self) -> Source: ...
+
+    @property
+    def decode(self) -> DecodeConfig: ...
+
+    @property
+    def model(self) -> Model: ...
+
+    @property
+    def training(self) -> TrainingConfig: ...
+
+    @property
+    def resources(self) -> TrainingResources: ...
+
+
+def make_reading(run_uri: str, request: Request, plan: Plan) -> ReaderArgs:
+    """How a source is read and decoded."""
+    return ReaderArgs(
+        origin=plan.origin,
+        run_uri=run_uri,
+        decoder=make_decoder(request.decode, request.model.preprocess),
+        timeout_s=request.resources.decode_timeout_s,
+    )
+
+
+def read_data(run: Run, request: Request) -> tuple[Examples, Examples]:
+    """Examples to learn from and to validate on. The plans come first: they need no Ray."""
+    plans = [plan_source(run, request, "data")]
+    if request.validation.uri:
+        aside = Run(run.path("validation"), run.storage, {})
+        plans.append(plan_source(aside, request, "validation"))
+    found = [
+        read_examples(plan, make_reading(where, request, plan), request.resources)
+        for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
+    ]
+    if len(found) == 2:
+        refuse_shared_groups(found[0], found[1])
+        return found[0], found[1]
+    kept = validation_part(found[0], request.training.validation_fraction, request.training.seed)
+    return found[0].take(~kept), found[0].take(kept)
+
+
+def plan_source(run: Run, request: Request, name: str, *, write: bool = True) -> Plan:
+    """The slices of a source, the same in each attempt: a training does not change its data."""
+    source = request.data if name == "data" else request.validation
+    decoder = make_decoder(request.decode, request.model.preprocess)
+    origin = Origin(source=source, storage=run.storage, suffixes=decoder.suffixes)
+    plan = make_plan(origin, run, write=write)
+    if write and 0 < plan.num_new < len(plan.slices):
+        raise ValueError(
+            f"{name}.uri: {source.uri} grew by {plan.num_new} slices since this training began; "
+            "choose another --out"
+        )
+    return plan

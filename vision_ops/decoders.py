@@ -1,0 +1,29 @@
+"""The decoder of a kind of input: bytes of a file -> the array that a network's card asks for.
+
+Light on purpose: a decoder process imports no more than its own kind needs.
+"""
+
+from typing import Protocol
+
+import numpy as np
+
+from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.inputs import Inputs
+
+
+class Decoder(Protocol):
+    """What each of them is; picklable."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype
+    suffixes: tuple[str, ...]
+    """endings of the files that it decodes"""
+    extent: tuple[int, ...]
+    """shape of what was decoded last, before it was fitted"""
+
+    def __call__(self, data: bytes, out: np.ndarray) -> str: ...
+
+
+def make_decoder(config: DecodeConfig, preprocess: Inputs) -> Decoder:
+    """The decoder of what `preprocess` describes."""
+    return Decode(config, preprocess)
