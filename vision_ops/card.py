@@ -20,7 +20,7 @@ from vision_ops.inputs import KINDS, Inputs, kind_of_input
 
 CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
-FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32}
+FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32, "fast_cifar10": 32}
 """the networks of ours that take square pictures of one size only"""
 CARD_FORMAT = 1
 """raised when a field changes its meaning or goes; read_card refuses what it does not know"""

@@ -2,8 +2,8 @@
 
 from typing import Protocol
 
-from jobs.runtime.epochs import TrainingConfig
 from jobs.runtime.examples import Examples, ReaderArgs, refuse_shared_groups, validation_part
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source

@@ -1,174 +1,51 @@
-"""One worker's part of a training: epochs of a learner, and what is left after each.
+"""One worker's part of a training: epochs of a learner, step by step, and what is left after each.
 
-    checkpoints/{last,best}.safetensors   weights with their card, after each epoch
-    checkpoints/state.pt                  what the next attempt goes on from, also within an epoch
-    metrics.jsonl                         a line per epoch
-    tensorboard/                          the same as events, if asked for
-
-An attempt begins where state.pt was put; a worker group that Ray restarts does too. On CPUs it ends
-with the bits of an undisturbed one.
+An attempt begins where the last one put its state; a worker group that Ray restarts does too. On
+CPUs it ends with the bits of an undisturbed one.
 """
 
-import io
-import json
 import math
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 import torch.distributed
-from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
+from torch import Tensor
 
-from jobs.runtime.examples import Examples, Pictures
-from jobs.runtime.storage import Storage, join
+from jobs.runtime.checkpoints import (
+    LAST,
+    load_state,
+    put_events,
+    put_state,
+    put_weights,
+    write_metrics,
+)
+from jobs.runtime.examples import Pictures
+from jobs.runtime.learner import (
+    Learner,
+    Metrics,
+    Place,
+    State,
+    StepsDone,
+    Training,
+    steps_per_epoch,
+)
+from jobs.runtime.mixed import settle_precision, shared_network
+from jobs.runtime.storage import join
 
-LAST = "checkpoints/last.safetensors"
-BEST = "checkpoints/best.safetensors"
-STATE = "checkpoints/state.pt"
-METRICS = "metrics.jsonl"
 EVALUATION_BATCH_SIZE = 256
 SYNC_STEPS = 10
 """steps between two moments at which workers add up what they have, and may keep it"""
 NAMED_IDS = 8
 BAD = "not finite in step "
-Metrics = dict[str, float]
-
-
-class Learner(Protocol):
-    """What is trained: networks with their losses and optimisers."""
-
-    @property
-    def networks(self) -> Mapping[str, nn.Module]: ...
-
-    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None: ...
-
-    def reseed(self, seed: int, rank: int, num_workers: int) -> None: ...
-
-    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]: ...
-
-    def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]: ...
-
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]: ...
-
-    def state_dict(self) -> dict[str, Any]: ...
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
-
-    def save(self, path: Path) -> None: ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class TrainingConfig:
-    """How long, on how many at once, and on what it is judged."""
-
-    epochs: int
-    """times that every picture is seen"""
-    batch_size: int = 64
-    """pictures per step, over all workers together"""
-    validation_fraction: float = 0.1
-    """part of the data that is kept from training, where no validation source is given"""
-    patience: int = 0
-    """epochs without a lower loss on the images kept back after which training ends; 0: never"""
-    max_examples: int = 0
-    """pictures that are learnt from, at random, to see what more of them would give; 0: all"""
-    seed: int = 0
-    """of the first weights, the order of the pictures, their variation and what is kept back"""
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1:
-            raise ValueError(f"training.epochs {self.epochs}: must be at least 1")
-        if self.batch_size < 2:
-            raise ValueError(f"training.batch_size {self.batch_size}: must be at least 2")
-        if min(self.patience, self.max_examples) < 0:
-            raise ValueError("training.patience and training.max_examples: must not be negative")
-        if not 0 < self.validation_fraction < 1:
-            raise ValueError(
-                f"training.validation_fraction {self.validation_fraction}: must be between 0 and 1"
-            )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Training:
-    """One training, as every worker gets it."""
-
-    run_uri: str
-    storage: Storage
-    make_learner: Callable[[torch.device], Learner]
-    """picklable; the same learner in every worker"""
-    learn: Examples
-    learn_truth: Mapping[str, np.ndarray]
-    """columns of a batch beside the pixels, (N, …) each: what the learner wants to be told"""
-    validate: Examples
-    validate_truth: Mapping[str, np.ndarray]
-    config: TrainingConfig
-    monitor: str = "loss"
-    """the metric, lower is better, by which `best_of` chooses best.safetensors"""
-    checkpoint_every_s: float = 60.0
-    """work that a kill may cost, apart from that of the epochs completed"""
-    tensorboard: bool = False
-    """write each epoch's metrics as events too"""
-
-    def put(self, name: str, data: bytes) -> None:
-        """Write one file of the run directory whole."""
-        self.storage.put(join(self.run_uri, name), data)
-
-
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """Where a worker stands."""
-
-    device: torch.device
-    rank: int = 0
-    num_workers: int = 1
-
-
-def steps_per_epoch(num_examples: int, config: TrainingConfig) -> int:
-    """Whole batches of an epoch, at least one: what fills no batch waits for the next epoch."""
-    return max(1, num_examples // config.batch_size)
-
-
-def num_steps(num_examples: int, config: TrainingConfig) -> int:
-    """Steps of the whole training."""
-    return config.epochs * steps_per_epoch(num_examples, config)
-
-
-@dataclass(frozen=True, kw_only=True)
-class StepsDone:
-    """Where a training stands inside an epoch; told every SYNC_STEPS steps."""
-
-    epoch: int
-    """0 is the first"""
-    step: int
-    """steps of the epoch that were taken"""
-    steps: int
-    """that the epoch has"""
-    scalars: Metrics
-    """means over the last few of them"""
 
 
 Show = Callable[["StepsDone | Metrics"], None]
 """told of steps, and of each epoch by its metrics"""
-
-
-@dataclass(kw_only=True)
-class State:
-    """What the next step depends on, beside the learner: all of it lies in state.pt."""
-
-    history: list[Metrics]
-    """of the epochs that were completed"""
-    step: int = 0
-    """steps taken of the epoch that was not"""
-    sums: Metrics
-    """of those steps' scalars, over all workers"""
-    seconds: float = 0.0
-    """spent on them"""
 
 
 def run_worker(training: Training, place: Place, show: Show = lambda _: None) -> None:
@@ -176,10 +53,16 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
     config = training.config
     learner = training.make_learner(place.device)
     state = load_state(training, learner)
-    if place.num_workers > 1:
-        devices = [place.device] if place.device.type == "cuda" else None
-        learner.distribute(lambda network: DistributedDataParallel(network, device_ids=devices))
     learn, validate = Pictures(training.learn), Pictures(training.validate)
+
+    def sample(count: int) -> dict[str, Tensor]:
+        chosen = sample_of(len(training.learn), count, config.seed)
+        return make_batch(learn, training.learn_truth, chosen)
+
+    precision = settle_precision(training, place, sample)
+    if not state.history and not state.step:
+        learner.begin(sample)
+    learner.distribute(partial(shared_network, place=place, precision=precision))
     if state.history and place.rank == 0:
         write_metrics(training, state.history)  # the last attempt may have died before it did
     while len(state.history) < config.epochs and not is_stopped(state.history, training):
@@ -342,71 +225,3 @@ def share_buffers(learner: Learner, place: Place) -> None:
         for network in learner.networks.values():
             for buffer in network.buffers():
                 torch.distributed.broadcast(buffer, 0)
-
-
-def put_weights(training: Training, learner: Learner, history: list[Metrics]) -> None:
-    """Put the checkpoints of an epoch: last, and best where it is."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "last.safetensors"
-        learner.save(path)
-        weights = path.read_bytes()
-    training.put(LAST, weights)
-    if best_of(history, training.monitor) is history[-1]:
-        training.put(BEST, weights)
-
-
-def put_state(training: Training, learner: Learner, state: State) -> None:
-    """Put what the next attempt goes on from: with it, steps and epochs count as done."""
-    data = io.BytesIO()
-    torch.save({"learner": learner.state_dict(), **vars(state)}, data)
-    training.put(STATE, data.getvalue())
-
-
-def best_of(history: Sequence[Metrics], monitor: str = "loss") -> Metrics:
-    """The last epoch within one standard error of the lowest value (Breiman et al. 1984, 3.4.3).
-
-    The lowest of many noisy values is partly luck; what the schedule brought to its end is not.
-    The error is the metric `<monitor>_error`; without one it is 0.
-    """
-    lowest = min(history, key=lambda metrics: metrics[monitor])
-    limit = lowest[monitor] + lowest.get(f"{monitor}_error", 0.0)
-    return [metrics for metrics in history if metrics[monitor] <= limit][-1]
-
-
-def load_state(training: Training, learner: Learner) -> State:
-    """Put the learner where state.pt was taken; returns the rest of what was kept."""
-    try:
-        data = training.storage.read(join(training.run_uri, STATE))
-    except FileNotFoundError:
-        return State(history=[], sums={})
-    kept = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
-    learner.load_state_dict(kept.pop("learner"))
-    return State(**kept)
-
-
-def write_metrics(training: Training, history: list[Metrics]) -> None:
-    """metrics.jsonl, whole."""
-    lines = [json.dumps(metrics) + "\n" for metrics in history]
-    training.put(METRICS, "".join(lines).encode())
-
-
-def put_events(training: Training, metrics: Metrics) -> None:
-    """An epoch's metrics as a file of TensorBoard events, put whole: a repetition replaces it."""
-    from tensorboardX import SummaryWriter  # for those who ask
-
-    with tempfile.TemporaryDirectory() as folder:
-        with SummaryWriter(folder) as writer:
-            for name, value in metrics.items():
-                writer.add_scalar(name, value, int(metrics["step"]))
-        (file,) = Path(folder).iterdir()
-        name = f"tensorboard/events.out.tfevents.{int(metrics['epoch']):06}"
-        training.put(name, file.read_bytes())
-
-
-def read_metrics(run_uri: str, storage: Storage) -> list[Metrics]:
-    """The lines of metrics.jsonl; none before the first epoch."""
-    try:
-        text = storage.read(join(run_uri, METRICS))
-    except FileNotFoundError:
-        return []
-    return [json.loads(line) for line in text.splitlines()]

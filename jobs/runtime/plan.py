@@ -83,8 +83,7 @@ def make_plan(origin: Origin, run: Run, *, retry_failed: bool = False, write: bo
     for gone in sorted(seen.keys() - {_name(origin, format, e) for e in chosen})[:10]:
         logger.warning("%s: planned, and no longer there", gone)
     new = list(cut_slices(origin, format, fresh))
-    if write:
-        run.note(suffixes=list(origin.suffixes))  # for whoever reads single images again
+    run.manifest["suffixes"] = list(origin.suffixes)  # for whoever reads single images again
     if write and new:
         _write_plan(run, new)
         new = [_light(s, len(known) + i) for i, s in enumerate(new)]

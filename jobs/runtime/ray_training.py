@@ -26,8 +26,9 @@ from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from jobs.runtime.decoding import decoded_bytes
-from jobs.runtime.epochs import Metrics, Place, Show, StepsDone, Training, run_worker
+from jobs.runtime.epochs import Show, run_worker
 from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
+from jobs.runtime.learner import Metrics, Place, StepsDone, Training
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.training import TrainingResources

@@ -9,17 +9,8 @@ from typing import Literal
 import numpy as np
 import torch
 
-from jobs.runtime.epochs import (
-    Metrics,
-    Place,
-    StepsDone,
-    Training,
-    make_batch,
-    num_steps,
-    read_metrics,
-    run_worker,
-    steps_per_epoch,
-)
+from jobs.runtime.checkpoints import read_metrics
+from jobs.runtime.epochs import make_batch, run_worker
 from jobs.runtime.examples import (
     Examples,
     Pictures,
@@ -28,6 +19,7 @@ from jobs.runtime.examples import (
     make_examples,
     rows_of,
 )
+from jobs.runtime.learner import Metrics, Place, StepsDone, Training, num_steps, steps_per_epoch
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress, clock
 from jobs.runtime.resources import Resources

@@ -24,7 +24,8 @@ from PIL import Image
 from torch import nn
 from torch.optim import AdamW
 
-from jobs.runtime.epochs import TrainingConfig, read_metrics
+from jobs.runtime.checkpoints import read_metrics
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources

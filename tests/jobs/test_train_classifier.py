@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
-from jobs.runtime.epochs import Training, TrainingConfig
+from jobs.runtime.learner import Training, TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
@@ -35,7 +35,8 @@ from jobs.train_classifier import (
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.learners.classify import ClassifierLearner, ModelConfig, OptimConfig
+from vision_ops.learners.classify import ClassifierLearner, LossConfig, ModelConfig
+from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
 
 COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
@@ -236,7 +237,8 @@ def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path
     config = replace(
         small(photos, tmp_path / "one"),
         model=ModelConfig(network="cnn_cifar10", preprocess=square),
-        optim=OptimConfig(optimizer="sgd", learning_rate=0.02, loss="balanced_cross_entropy"),
+        optim=OptimConfig(optimizer="sgd", learning_rate=0.02),
+        loss=LossConfig(kind="balanced_cross_entropy"),
         augment=AugmentConfig(flip=True, rotation_deg=10, crop_pad_px=2, colour=0.2),
         training=TrainingConfig(epochs=20, batch_size=40, validation_fraction=0.25),
     )

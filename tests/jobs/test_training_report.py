@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from jobs.runtime.epochs import Metrics
+from jobs.runtime.learner import Metrics
 from jobs.runtime.report.training import judge
 
 CHANCE = math.log(10)

@@ -19,6 +19,7 @@ from vision_ops.learners import LEARNERS
 from vision_ops.learners.classify import (
     ClassifierLearner,
     ClassifierLearnerConfig,
+    LossConfig,
     ModelConfig,
     OptimConfig,
     make_optimizer,
@@ -30,7 +31,8 @@ from vision_ops.preprocess import Preprocess
 SMALL = Preprocess(height_px=12, width_px=12, resize_px=0)
 CLASSIFIER = ClassifierLearnerConfig(
     model=ModelConfig(preprocess=SMALL),
-    optim=OptimConfig(learning_rate=2e-3, label_smoothing=0.0),
+    optim=OptimConfig(learning_rate=2e-3),
+    loss=LossConfig(label_smoothing=0.0),
     augment=AugmentConfig(rotation_deg=5, shift=0.05),
     classes=("a", "b", "c"),
     num_steps=50,
@@ -141,7 +143,7 @@ def test_classifier_sums_equal_a_loop_over_images():
 
 
 def test_label_smoothing_counts_in_training_alone():
-    smooth = replace(CLASSIFIER, optim=OptimConfig(label_smoothing=0.2), augment=AugmentConfig())
+    smooth = replace(CLASSIFIER, loss=LossConfig(label_smoothing=0.2), augment=AugmentConfig())
     learner, batch = ClassifierLearner(smooth), make_batch()
     network = learner.network.train()
     logits = network(normalize(batch["pixels"], SMALL, "cpu"))
@@ -197,11 +199,14 @@ def test_gradient_longer_than_the_limit_is_clipped():
     assert (after - before).norm() < 1e-5
 
 
-def first_objective(**optim: Any) -> tuple[float, torch.Tensor, torch.Tensor]:
+def first_objective(
+    kind: Any = "cross_entropy", **optim: Any
+) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Of a fresh learner; with the logits and the target it is of."""
     config = replace(
         CLASSIFIER,
-        optim=OptimConfig(label_smoothing=0.0, **optim),
+        optim=OptimConfig(**optim),
+        loss=LossConfig(kind=kind, label_smoothing=0.0),
         augment=AugmentConfig(),
         counts=(6, 3, 1),
     )
@@ -211,13 +216,13 @@ def first_objective(**optim: Any) -> tuple[float, torch.Tensor, torch.Tensor]:
 
 
 def test_mse_is_of_the_probabilities_over_all_classes():
-    found, logits, target = first_objective(loss="mse")
+    found, logits, target = first_objective("mse")
     wrong = logits.softmax(dim=1) - F.one_hot(target, 3)
     assert found == pytest.approx(wrong.square().mean().item(), rel=1e-5)
 
 
 def test_balanced_loss_weighs_each_class_by_how_rare_it_is():
-    found, logits, target = first_objective(loss="balanced_cross_entropy")
+    found, logits, target = first_objective("balanced_cross_entropy")
     weights = torch.tensor([10 / 18, 10 / 9, 10 / 3])  # counts 6, 3, 1: each class sums to 10 / 3
     losses = F.cross_entropy(logits, target, reduction="none")
     assert found == pytest.approx((losses * weights[target]).mean().item(), rel=1e-5)
@@ -246,7 +251,7 @@ def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_the_weights():
         (lambda: OptimConfig(l1=-1), "optim.l1 -1"),
         (lambda: ModelConfig(dropout=1), "model.dropout 1"),
         (
-            lambda: replace(CLASSIFIER, optim=OptimConfig(loss="balanced_cross_entropy")),
+            lambda: replace(CLASSIFIER, loss=LossConfig(kind="balanced_cross_entropy")),
             "one above 0 for each",
         ),
         (lambda: OptimConfig(learning_rate=0), "optim.learning_rate 0"),

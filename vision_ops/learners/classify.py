@@ -3,6 +3,7 @@
 import copy
 import math
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -11,27 +12,32 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from vision_ops.augment import AugmentConfig, Draws, augment, mix
-from vision_ops.card import Card, check_size
-from vision_ops.checkpoint import save_checkpoint
+from vision_ops.card import Card, check_size, sha256_file
+from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.inputs import Inputs
-from vision_ops.models import build, embedding_size, head_of, in_fast_layout
+from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
+from vision_ops.models import (
+    BeginsFromData,
+    build,
+    embedding_size,
+    head_of,
+    in_fast_layout,
+)
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
-
-MOMENTUM = 0.9
-"""of SGD (Nesterov), and the first beta of Adam and AdamW"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class ModelConfig:
-    """Which network, from random weights."""
+    """Which network, and what it starts from."""
 
     network: str = "residual"
-    """residual, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or module:function"""
+    """residual, resnet20, fast_cifar10, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or
+    module:function; empty: that of `weights`, with its activation and its preprocess"""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """between the layers; networks of ours only"""
     preprocess: Inputs = field(default_factory=Preprocess)
@@ -42,48 +48,43 @@ class ModelConfig:
     """of the weights that come out: said in the checkpoint"""
     dropout: float = 0.0
     """share of the last layer's inputs that are left out in training (Srivastava et al. 2014)"""
+    weights: str = ""
+    """checkpoint of such a network to start from: a path, s3://, torchvision: or timm: name; empty:
+    random weights. Its last layer is kept where its classes are those that are learnt"""
+    frozen: float = 0.0
+    """first part of all steps, 0..1, in which the last layer alone learns"""
 
     def __post_init__(self) -> None:
+        if not self.network and not self.weights:
+            raise ValueError("model.network: name one, or model.weights to start from")
+        if not self.network and self.preprocess != Preprocess():
+            raise ValueError(
+                "model.preprocess: is that of model.weights where model.network is empty"
+            )
+        if not 0 <= self.frozen <= 1:
+            raise ValueError(f"model.frozen {self.frozen}: must be 0..1")
+        if self.frozen and not self.weights:
+            raise ValueError("model.frozen: random weights would stay random; name model.weights")
         if not 0 <= self.dropout < 1:
             raise ValueError(f"model.dropout {self.dropout}: must be 0 or more, below 1")
         check_size(self.network, self.preprocess)
 
 
 @dataclass(frozen=True, kw_only=True)
-class OptimConfig:
-    """How weights follow the gradient."""
+class LossConfig:
+    """What is minimised."""
 
-    optimizer: Literal["adamw", "adam", "sgd"] = "adamw"
-    """adamw: decay apart from the gradient; adam; sgd: with Nesterov momentum 0.9"""
-    learning_rate: float = 3e-3
-    """the highest of the schedule"""
-    schedule: Literal["cosine", "one_cycle", "constant"] = "one_cycle"
-    """after the warm-up: cosine to 0; one_cycle: the warm-up is a cosine too; constant"""
-    warmup: float = 0.2
-    """first part of all steps, 0..1, in which the rate rises from 1/25 of the highest"""
-    weight_decay: float = 0.05
-    """pull of weight matrices towards 0 (L2); biases and norms are left alone"""
-    l1: float = 0.0
-    """added to the loss: this times the sum of the absolute values of the same weights"""
-    loss: Literal["cross_entropy", "balanced_cross_entropy", "mse"] = "cross_entropy"
+    kind: Literal["cross_entropy", "balanced_cross_entropy", "mse"] = "cross_entropy"
     """balanced: classes count as if all had as many pictures; mse: of the probabilities, averaged
     over classes, as Keras has it"""
     label_smoothing: float = 0.1
     """share of the target spread over all classes; in training only, not in evaluation"""
-    clip_norm: float = 5.0
-    """longest gradient that is followed as it is; 0: any"""
-    ema_decay: float = 0.0
-    """above 0: what is evaluated and saved is a moving average of the weights, e.g. 0.99"""
 
     def __post_init__(self) -> None:
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"optim.learning_rate {self.learning_rate}: must be above 0")
-        for name in ("warmup", "label_smoothing", "ema_decay"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more, below 1")
-        for name in ("weight_decay", "clip_norm", "l1"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise ValueError(f"optim.{name} {getattr(self, name)}: must be 0 or more")
+        if not 0 <= self.label_smoothing < 1:
+            raise ValueError(
+                f"loss.label_smoothing {self.label_smoothing}: must be 0 or more, below 1"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -94,6 +95,8 @@ class ClassifierLearnerConfig:
     """which network"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how it learns"""
+    loss: LossConfig = field(default_factory=LossConfig)
+    """what is minimised"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     """how training pictures are varied"""
     classes: tuple[str, ...]
@@ -104,18 +107,21 @@ class ClassifierLearnerConfig:
     """steps of the whole training, for the schedule"""
     seed: int = 0
     """of the first weights and of the augmentation"""
+    num_passes: int = 1
+    """pieces that a batch is gone through in: gradients are added up, memory is saved"""
     source: str = "trained from random weights"
     """said in the checkpoint: what it was trained on"""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2:
             raise ValueError(f"classes {self.classes}: a classifier needs at least two")
-        if self.optim.loss == "balanced_cross_entropy" and (
+        if self.loss.kind == "balanced_cross_entropy" and (
             len(self.counts) != len(self.classes) or min(self.counts) < 1
         ):
             raise ValueError(f"counts {self.counts}: one above 0 for each of the classes")
-        if self.num_steps < 1:
-            raise ValueError(f"num_steps {self.num_steps}: must be at least 1")
+        for name in ("num_steps", "num_passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
 
 
 class ClassifierLearner:
@@ -136,18 +142,23 @@ class ClassifierLearner:
             model = config.model
             channels = model.preprocess.num_channels
             network = build(model.network, len(config.classes), model.activation, channels)
+        if config.model.weights:
+            load_start(network, config.model.weights, config.classes)
         if config.model.dropout:
             head_of(network).register_forward_pre_hook(partial(drop, config.model.dropout))
         self.network = in_fast_layout(network.to(self.device))
         self.average = copy.deepcopy(self.network) if config.optim.ema_decay else None
-        self.forward: Callable[[Tensor], Tensor] = self.network
+        self.forward: nn.Module = self.network
+        self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
         self.optimizer = make_optimizer(self.network, config.optim)
+        self.learning = [p for p in self.network.parameters() if p.requires_grad]
+        self.is_frozen = False
         self.schedule = LambdaLR(
             self.optimizer, lambda step: rate(step, config.num_steps, config.optim)
         )
         self.draws = Draws(generator=torch.Generator().manual_seed(config.seed))
         self.class_weights = None
-        if config.optim.loss == "balanced_cross_entropy":
+        if config.loss.kind == "balanced_cross_entropy":
             counts = torch.tensor(config.counts, dtype=torch.float32, device=self.device)
             self.class_weights = counts.sum() / (len(counts) * counts)
 
@@ -159,7 +170,18 @@ class ClassifierLearner:
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Share gradients with other processes: forward passes of training go through `wrap`."""
-        self.forward = wrap(self.network)
+        self.wrap, self.forward = wrap, wrap(self.network)
+
+    def begin(self, sample: Callable[[int], Mapping[str, Tensor]]) -> None:
+        """Set what first weights depend on the data: once, before the first step.
+
+        `sample` gives a batch of so many pictures, the same in every worker.
+        """
+        if isinstance(self.network, BeginsFromData):
+            pixels = sample(self.network.num_begin)["pixels"]
+            self.network.begin(normalize(pixels, self.config.model.preprocess, self.device))
+            if self.average is not None:
+                self.average.load_state_dict(self.network.state_dict())
 
     def reseed(self, seed: int, rank: int = 0, num_workers: int = 1) -> None:
         """Begin anew what the next step draws. A batch is drawn for as a whole, see `Draws`.
@@ -179,28 +201,59 @@ class ClassifierLearner:
         target = batch["target"].to(self.device)
         if changes.mixup or changes.cutmix:
             images, target = mix(images, target, len(self.config.classes), changes)
-        loss = self._loss(self.forward(images), target)
-        if config.l1:
-            weights = (p for p in self.network.parameters() if p.ndim > 1)
-            loss = loss + config.l1 * torch.stack([p.abs().sum() for p in weights]).sum()
+        self._freeze()
         self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        objective = self._backward(images, target)
         limit = config.clip_norm or math.inf
         norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        (used,) = set(self.schedule.get_last_lr())
+        used = self.schedule.get_last_lr()[0]
         self.optimizer.step()
         self.schedule.step()
         self._follow()
         return {
-            "objective": loss.item(),
+            "objective": objective,
             "gradient_norm": float(norm),
             "learning_rate": float(used),
         }
 
+    def _freeze(self) -> None:
+        """Let the last layer alone learn in the first steps; what stands before it is not gone back
+        through, and batch norm keeps the statistics that it came with.
+        """
+        is_frozen = self.schedule.last_epoch < self.config.model.frozen * self.config.num_steps
+        if is_frozen:
+            for layer in self.network.modules():
+                if isinstance(layer, _BatchNorm):
+                    layer.eval()
+        if is_frozen != self.is_frozen:
+            self.is_frozen = is_frozen
+            for parameter in self.learning:
+                parameter.requires_grad_(not is_frozen)
+            for parameter in head_of(self.network).parameters():
+                parameter.requires_grad_()
+            self.forward = self.wrap(self.network)  # it has taken note of what learns
+
+    def _backward(self, images: Tensor, target: Tensor) -> float:
+        """Gradients of the whole batch, added up piece by piece; returns what is minimised."""
+        config, pieces = self.config, self.config.num_passes
+        objective = 0.0
+        parts = zip(images.chunk(pieces), target.chunk(pieces), strict=True)
+        for number, (part, wanted) in enumerate(parts, start=1):
+            # workers add up their gradients with the last piece
+            alone = getattr(self.forward, "no_sync", nullcontext)
+            with nullcontext() if number * -(-len(images) // pieces) >= len(images) else alone():
+                loss = self._loss(self.forward(part), wanted) * (len(part) / len(images))
+                if config.optim.l1 and number == 1:
+                    weights = [p.abs().sum() for p in self.learning if p.ndim > 1]
+                    loss = loss + config.optim.l1 * torch.stack(weights).sum()
+                loss.backward()
+            objective += loss.item()
+        return objective
+
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """What a step minimises; target int64 (B,), or (B, K) of sum 1."""
-        config = self.config.optim
-        if config.loss == "mse":
+        config = self.config.loss
+        if config.kind == "mse":
             if target.ndim == 1:
                 target = F.one_hot(target, logits.shape[1])
             smooth = config.label_smoothing
@@ -274,6 +327,7 @@ class ClassifierLearner:
             preprocess=config.model.preprocess,
             licence=config.model.licence,
             source=config.source,
+            parent=sha256_file(config.model.weights) if config.model.weights else "",
             embedding_size=embedding_size(network, config.model.preprocess.network_shape),
         )
         save_checkpoint(path, network, card)
@@ -297,33 +351,19 @@ class ClassifierLearner:
                 mean.copy_(value)
 
 
+def load_start(network: nn.Module, weights: str, classes: tuple[str, ...]) -> None:
+    """Copy a checkpoint's weights into a network, the last layer only where its classes are those.
+
+    Raises ValueError where it is of another network.
+    """
+    found, card = load_checkpoint(weights, "cpu")
+    state, own = found.state_dict(), network.state_dict()
+    head = next(name for name, layer in network.named_modules() if layer is head_of(network))
+    if card.classes != classes:
+        state |= {name: value for name, value in own.items() if name.startswith(f"{head}.")}
+    load_state(network, state, weights)
+
+
 def drop(share: float, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:
     """Hook: dropout before a layer, in training only; it leaves no trace in the weights."""
     return (F.dropout(inputs[0], share, layer.training),)
-
-
-def make_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
-    """The optimiser of a network; weight decay on matrices and kernels alone."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    if config.optimizer == "sgd":
-        return SGD(groups, lr=config.learning_rate, momentum=MOMENTUM, nesterov=True)
-    kind = {"adamw": AdamW, "adam": Adam}[config.optimizer]
-    return kind(groups, lr=config.learning_rate, betas=(MOMENTUM, 0.999))
-
-
-def rate(step: int, num_steps: int, config: OptimConfig) -> float:
-    """Part of the highest learning rate at a step, 0..1 (one_cycle: Smith and Topin 2018)."""
-    warm = config.warmup * num_steps
-    if step < warm:
-        part = step / warm
-        if config.schedule == "one_cycle":
-            part = (1 - math.cos(math.pi * part)) / 2
-        return 1 / 25 + (1 - 1 / 25) * part
-    if config.schedule == "constant":
-        return 1.0
-    part = min(1.0, (step - warm) / max(1.0, num_steps - warm))
-    return (1 + math.cos(math.pi * part)) / 2

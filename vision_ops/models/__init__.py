@@ -17,14 +17,18 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vision_ops.models.airbench import Airbench
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.residual import Residual
+from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
     "cnn_cifar10": CnnCifar10,
+    "fast_cifar10": Airbench,
     "residual": Residual,
+    "resnet20": Resnet20,
 }
 
 
@@ -33,6 +37,16 @@ class GivesBoth(Protocol):
     """A network that has a way of its own to give logits and embeddings (an ONNX file has)."""
 
     def logits_and_embeddings(self, images: Tensor) -> tuple[Tensor, Tensor]: ...
+
+
+@runtime_checkable
+class BeginsFromData(Protocol):
+    """A network of which some first weights are set by pictures that it will learn from."""
+
+    num_begin: int
+    """pictures that it wants for that"""
+
+    def begin(self, images: Tensor) -> None: ...
 
 
 def build(network: str, num_classes: int, activation: str = "relu", channels: int = 3) -> nn.Module:

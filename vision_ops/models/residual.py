@@ -22,7 +22,7 @@ class Residual(nn.Module):
     def __init__(self, num_classes: int, activation: str = "relu", channels: int = 3) -> None:
         super().__init__()
         self.stem = nn.Sequential(
-            _conv(channels, 32, stride=1),
+            conv3x3(channels, 32, stride=1),
             nn.BatchNorm2d(32),
             make_activation(activation),
             nn.MaxPool2d(2),
@@ -49,10 +49,10 @@ class BasicBlock(nn.Module):
     def __init__(self, inputs: int, outputs: int, stride: int, activation: str) -> None:
         super().__init__()
         self.body = nn.Sequential(
-            _conv(inputs, outputs, stride=stride),
+            conv3x3(inputs, outputs, stride=stride),
             nn.BatchNorm2d(outputs),
             make_activation(activation),
-            _conv(outputs, outputs, stride=1),
+            conv3x3(outputs, outputs, stride=1),
             nn.BatchNorm2d(outputs),
         )
         self.shortcut = nn.Sequential(
@@ -65,7 +65,8 @@ class BasicBlock(nn.Module):
         return self.activation(self.body(x) + self.shortcut(x))
 
 
-def _conv(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+def conv3x3(inputs: int, outputs: int, stride: int) -> nn.Conv2d:
+    """A padded convolution without offset, its first weights as He et al. (2015) draw them."""
     conv = nn.Conv2d(inputs, outputs, kernel_size=3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
     return conv

@@ -5,7 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.runtime.epochs import Metrics, best_of
+from jobs.runtime.checkpoints import best_of
+from jobs.runtime.learner import Metrics
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
 from jobs.runtime.report.charts import Series

@@ -5,8 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from jobs.runtime.epochs import TrainingConfig, best_of, num_steps
+from jobs.runtime.checkpoints import best_of
 from jobs.runtime.examples import class_names, held_out, targets
+from jobs.runtime.learner import TrainingConfig, num_steps
 from jobs.runtime.training import TrainingResources
 
 

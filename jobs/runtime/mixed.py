@@ -1,0 +1,115 @@
+"""Passes of a training in bfloat16 where that is faster, and gradients shared between workers."""
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any
+
+import torch
+import torch.distributed
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils._pytree import tree_map
+
+from jobs.runtime.learner import Place, Training
+from jobs.runtime.storage import Storage, join
+
+logger = logging.getLogger(__name__)
+
+PRECISION = "checkpoints/precision.json"
+"""what `auto` chose, for every later attempt"""
+TIMED_STEPS = 3
+WORTH = 0.95
+"""part of fp32's time that bf16 may take at most to be chosen"""
+
+Sample = Callable[[int], Mapping[str, Tensor]]
+
+
+class Mixed(nn.Module):
+    """A network whose forward pass is in bfloat16 where torch holds that safe; answers in float32.
+
+    Micikevicius et al. (2018), with bfloat16, whose range needs no scaling of the loss.
+    """
+
+    def __init__(self, network: nn.Module, device_type: str) -> None:
+        super().__init__()
+        self.network = network
+        self.device_type = device_type
+
+    def forward(self, *inputs: Any) -> Any:
+        with torch.autocast(self.device_type, torch.bfloat16):
+            found = self.network(*inputs)
+        return tree_map(lambda each: each.float() if isinstance(each, Tensor) else each, found)
+
+
+def shared_network(network: nn.Module, place: Place, precision: str) -> nn.Module:
+    """The network as training goes through it; its gradients are those of all workers."""
+    passed = Mixed(network, place.device.type) if precision == "bf16" else network
+    if place.num_workers == 1:
+        return passed
+    devices = [place.device] if place.device.type == "cuda" else None
+    return DistributedDataParallel(passed, device_ids=devices)
+
+
+def settle_precision(training: Training, place: Place, sample: Sample) -> str:
+    """fp32 or bf16, the same in every worker and every attempt.
+
+    `auto` is timed by the first worker on some steps of learners of its own. Raises ValueError
+    where bf16 is asked for on hardware that lacks it.
+    """
+    asked = training.config.precision
+    able = has_bf16(place.device)
+    if asked == "bf16" and not able:
+        raise ValueError(f"training.precision bf16: this {place.device.type} computes in fp32 only")
+    if asked != "auto":
+        return asked
+    chosen: list[str] = [""]
+    if place.rank == 0:
+        chosen = [_known(training) or _timed(training, place, sample, able)]
+    if place.num_workers > 1:
+        torch.distributed.broadcast_object_list(chosen)
+    return chosen[0]
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether a device multiplies bfloat16 at its hardware's own speed."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+
+
+def read_precision(run_uri: str, storage: Storage) -> dict[str, Any]:
+    """What `auto` chose, and the ms of a step by precision; nothing where it chose nothing."""
+    try:
+        return json.loads(storage.read(join(run_uri, PRECISION)))
+    except FileNotFoundError:
+        return {}
+
+
+def _known(training: Training) -> str:
+    return read_precision(training.run_uri, training.storage).get("precision", "")
+
+
+def _timed(training: Training, place: Place, sample: Sample, able: bool) -> str:
+    batch = sample(training.config.batch_size // place.num_workers)
+    alone = Place(device=place.device)
+    seconds = {}
+    for precision in ("fp32", "bf16") if able else ("fp32",):
+        learner = training.make_learner(place.device)
+        learner.distribute(partial(shared_network, place=alone, precision=precision))
+        seconds[precision] = min(
+            [_seconds_of_step(learner.step, batch) for _ in range(1 + TIMED_STEPS)][1:]
+        )
+    chosen = "bf16" if seconds.get("bf16", 1e9) <= WORTH * seconds["fp32"] else "fp32"
+    told = {name: round(1000 * value, 3) for name, value in seconds.items()}
+    logger.info("precision: %s; ms of a step: %s", chosen, told)
+    training.put(PRECISION, json.dumps({"precision": chosen, "step_ms": told}).encode())
+    return chosen
+
+
+def _seconds_of_step(step: Callable[[Mapping[str, Tensor]], object], batch: Any) -> float:
+    start = time.perf_counter()
+    step(batch)
+    return time.perf_counter() - start
