@@ -21,10 +21,8 @@ from vision_ops.learners.classify import (
     ClassifierLearnerConfig,
     LossConfig,
     ModelConfig,
-    OptimConfig,
-    make_optimizer,
-    rate,
 )
+from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 
@@ -176,7 +174,7 @@ def test_weight_decay_spares_biases_and_norms():
     assert len(decayed["params"]) + len(spared["params"]) == len([*learner.network.parameters()])
 
 
-@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "constant"])
+@pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "linear", "steps", "constant"])
 def test_rate_rises_to_one_and_ends_as_the_schedule_says(schedule: Any):
     config = OptimConfig(schedule=schedule, warmup=0.2)
     rates = [rate(step, 100, config) for step in range(101)]
@@ -184,7 +182,9 @@ def test_rate_rises_to_one_and_ends_as_the_schedule_says(schedule: Any):
     assert rates[20] == pytest.approx(1.0)
     assert rates[:21] == sorted(rates[:21])
     assert rates[20:] == sorted(rates[20:], reverse=True)
-    assert rates[100] == pytest.approx(1.0 if schedule == "constant" else 0.0)
+    assert rates[100] == pytest.approx({"constant": 1.0, "steps": 0.01}.get(schedule, 0.0))
+    middle = {"cosine": 0.5, "one_cycle": 0.5, "linear": 0.5, "steps": 0.1, "constant": 1.0}
+    assert rates[60] == pytest.approx(middle[schedule])
 
 
 def test_gradient_longer_than_the_limit_is_clipped():

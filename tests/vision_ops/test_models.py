@@ -1,11 +1,13 @@
 """Networks: what their builders promise, by parameter count, shape and one law for all."""
 
 import warnings
+from itertools import pairwise
 from typing import Any
 
 import pytest
 import timm
 import torch
+import torch.nn.functional as F
 from torch import nn
 from torchvision import models as torchvision_models
 
@@ -13,6 +15,7 @@ from vision_ops.card import FIXED_SIZE_PX
 from vision_ops.models import NETWORKS, build, embed, embedding_size, logits_and_embeddings
 from vision_ops.models.activations import ACTIVATIONS
 from vision_ops.models.external import AUXILIARY
+from vision_ops.models.resnet20 import PaddedBlock
 
 ON_META = [
     name
@@ -64,8 +67,13 @@ def test_residual_network_has_the_parameters_counted_by_hand():
     assert count(build("residual", 10)) == stem + blocks + 160 * 10 + 10 == 553_482
 
 
-@pytest.mark.parametrize("activation", ACTIVATIONS)
-@pytest.mark.parametrize("network", NETWORKS)
+CHOOSES_ITS_ACTIVATION = [name for name in NETWORKS if name != "fast_cifar10"]
+
+
+@pytest.mark.parametrize(
+    ("network", "activation"),
+    [(name, kind) for name in CHOOSES_ITS_ACTIVATION for kind in ACTIVATIONS],
+)
 def test_every_network_of_ours_gives_logits_gradients_and_its_features(network, activation):
     torch.manual_seed(0)
     model: Any = build(network, 7, activation)
@@ -74,11 +82,75 @@ def test_every_network_of_ours_gives_logits_gradients_and_its_features(network, 
     assert logits.shape == (2, 7)
     assert embeddings.shape == (2, embedding_size(model, (3, size_px(network), size_px(network))))
     logits.square().sum().backward()
-    assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
+    learnt = [p for p in model.parameters() if p.requires_grad]
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt)
     kinds = {type(layer) for layer in model.modules()} & {nn.ReLU, nn.Sigmoid, nn.Tanh}
     assert kinds == {type(ACTIVATIONS[activation]())}
     model.eval()
     assert torch.equal(embed(model, images), model.features(images))
+
+
+def test_airbench_has_gelu_alone_and_three_channels():
+    with pytest.raises(ValueError, match="GELU"):
+        build("fast_cifar10", 10, "tanh")
+    with pytest.raises(ValueError, match="takes three"):
+        build("fast_cifar10", 10, channels=1)
+
+
+def test_resnet20_has_as_many_parameters_as_its_layers_say():
+    """0.27 million in the paper's table 6."""
+    widths = [16] * 4 + [32] * 3 + [64] * 3
+    blocks = sum(
+        9 * inputs * outputs + 9 * outputs * outputs + 4 * outputs
+        for inputs, outputs in pairwise(widths)
+    )
+    assert count(build("resnet20", 10)) == 9 * 3 * 16 + 32 + blocks + 650 == 269_722
+
+
+def test_a_padded_shortcut_keeps_what_it_has_and_fills_up_with_zeros():
+    block = PaddedBlock(4, 8, stride=2, activation="relu").eval()
+    for layer in block.body:
+        if isinstance(layer, nn.Conv2d):
+            nn.init.zeros_(layer.weight)
+    x = torch.rand(1, 4, 6, 6)
+    found = block(x)
+    assert torch.equal(found[:, 2:6], x[:, :, ::2, ::2])
+    assert not found[:, :2].any()
+    assert not found[:, 6:].any()
+
+
+def make_airbench() -> Any:
+    torch.manual_seed(0)
+    model: Any = build("fast_cifar10", 10)
+    smooth = F.interpolate(torch.randn(64, 3, 8, 8), 32, mode="bilinear")
+    model.begin(smooth + 0.1 * torch.randn(64, 3, 32, 32))
+    return model
+
+
+def test_the_first_layer_of_airbench_whitens_the_patches_that_it_was_set_by():
+    torch.manual_seed(0)
+    model: Any = build("fast_cifar10", 10)
+    images = 3 * F.interpolate(torch.randn(400, 3, 8, 8), 32) + torch.randn(400, 3, 32, 32)
+    model.begin(images)
+    out = model.whiten(images)[:, :12].permute(1, 0, 2, 3).flatten(1).detach()
+    assert torch.allclose(torch.cov(out), torch.eye(12), atol=2e-3)
+    assert torch.equal(model.whiten.weight[:12], -model.whiten.weight[12:])
+    assert not model.whiten.weight.requires_grad
+
+
+def test_airbench_answers_the_mean_of_six_views_in_evaluation_and_one_in_training():
+    model = make_airbench()
+    model(torch.randn(32, 3, 32, 32))  # statistics of batch norm
+    model.eval()
+    images = torch.randn(2, 3, 32, 32)
+    padded = F.pad(images, (1, 1, 1, 1), mode="reflect")
+    views = [(images, 1 / 4), (padded[:, :, :32, :32], 1 / 8), (padded[:, :, 2:, 2:], 1 / 8)]
+    wanted = sum(
+        part * model.head(model._seen(each)) / 9
+        for view, part in views
+        for each in (view, view.flip(3))
+    )
+    torch.testing.assert_close(model(images), wanted, rtol=1e-4, atol=1e-6)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
