@@ -37,9 +37,11 @@ from jobs.runtime.epochs import sample_of
 from jobs.runtime.examples import (
     Examples,
     class_names,
+    refuse_unlabelled,
     targets,
 )
 from jobs.runtime.learner import Metrics, Training, num_steps
+from jobs.runtime.mixed import read_precision
 from jobs.runtime.report import training as training_report
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
@@ -148,6 +150,8 @@ def as_training(
         learn = learn.take(
             sample_of(len(learn), config.training.max_examples, config.training.seed)
         )
+    refuse_unlabelled(learn, "data")
+    refuse_unlabelled(validate, "validation" if config.validation.uri else "data")
     everything = np.concatenate([learn.truths, validate.truths])
     classes = class_names(everything, config.model.classes)
     learn_targets = targets(learn.truths, classes, "data")
@@ -200,7 +204,7 @@ def describe(run: Run, config: Config, start: Resolved | None = None) -> str:
 
 def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
     """Say what came out, in the manifest and to the person."""
-    best = best_of(history, training.monitor)
+    best, config = best_of(history, training.monitor), training.config
     counts = np.bincount(training.validate_truth["target"])
     report = training_report.write(run, history, entropy(counts))
     run.lap("report")
@@ -210,6 +214,7 @@ def finish(run: Run, training: Training, history: Sequence[Metrics]) -> None:
         weights={"path": BEST, "sha256": hashlib.sha256(weights).hexdigest()},
         metrics={name: best[name] for name in ("epoch", "loss", "accuracy")},
         report=report,
+        precision=read_precision(run.uri, run.storage) or {"precision": config.precision},
     )
     logger.info("%s", training_report.judge(history, entropy(counts)))
     logger.info(

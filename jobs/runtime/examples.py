@@ -240,17 +240,22 @@ def refuse_shared_groups(learn: Examples, validate: Examples) -> None:
         )
 
 
+def refuse_unlabelled(examples: Examples, name: str) -> None:
+    """Raise ValueError where rows have no class, naming the first of them."""
+    lacking = examples.ids[examples.truths == ""]
+    if len(lacking):
+        raise ValueError(
+            f"{name}.label: {len(lacking):,} of {len(examples):,} rows have no class, the first is "
+            f"{lacking[0]}; name the column, `folder`, or leave such rows out"
+        )
+
+
 def class_names(truths: np.ndarray, declared: Sequence[str]) -> tuple[str, ...]:
     """The classes declared, else those of the examples: numbers in their order, else names sorted.
 
-    Raises ValueError for rows without a class or of another class, and below two classes.
+    Raises ValueError for rows of another class than declared, and below two classes.
     """
     counts = Counter(truths.tolist())
-    if unlabelled := counts.pop("", 0):
-        raise ValueError(
-            f"data.label: {unlabelled:,} of {len(truths):,} rows have no class; name the column, "
-            "`folder`, or leave such rows out"
-        )
     if declared:
         unknown = sorted(counts.keys() - set(declared))
         if unknown:

@@ -7,6 +7,7 @@ directory, so that a restart and a second attempt are one case. Ray's own checkp
 import logging
 import math
 import pickle
+import signal
 import tempfile
 import threading
 from collections.abc import Iterator
@@ -90,10 +91,16 @@ def run_workers(training: Training, resources: TrainingResources, show: Show) ->
                 failure_config=FailureConfig(max_failures=resources.max_restarts),
             ),
         )
+        usual = signal.getsignal(signal.SIGINT)
         try:
             trainer.fit()
         except TrainingFailedError as failure:
             raise _cause(failure) from failure
+        except SystemExit as stopped:  # Ray's own answer to Ctrl-C: it has ended the workers
+            raise KeyboardInterrupt from stopped
+        finally:
+            if threading.current_thread() is threading.main_thread():
+                signal.signal(signal.SIGINT, usual)
 
 
 @contextmanager

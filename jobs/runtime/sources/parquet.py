@@ -30,6 +30,7 @@ def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterato
     if metadata is None:  # no Parquet: one failed row, when it is read
         yield make_slice(format, entry.uri, stamp, (0, 0), UNKNOWN, entry.size)
         return
+    _check_columns(origin, entry.uri, metadata.schema.to_arrow_schema())
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     start = 0
     while start < len(groups):
@@ -40,6 +41,16 @@ def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterato
         size = sum(_stored_bytes(group) for group in groups[start:stop])
         yield make_slice(format, entry.uri, stamp, (start, stop), rows, size)
         start = stop
+
+
+def _check_columns(origin: Origin, uri: str, schema: pa.Schema) -> None:
+    """Raise ValueError, naming the shard, where it lacks a column that was asked for."""
+    try:
+        image_column(schema, origin.source.image)
+        label_column(schema, origin.source.label)
+        origin.group_column(schema.names)
+    except ValueError as missing:
+        raise ValueError(f"{uri}: {missing}") from missing
 
 
 def _stored_bytes(group: pq.RowGroupMetaData) -> int:
