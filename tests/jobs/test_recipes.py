@@ -17,14 +17,21 @@ from safetensors.torch import load_file
 
 from jobs.pictures.recipes import PRESETS, Config
 from jobs.runtime.checkpoints import BEST, LAST, STATE
-from jobs.runtime.learner import TrainingConfig
+from jobs.runtime.epochs import run_worker
+from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
-from jobs.train_classifier import identity, main, parse
+from jobs.runtime.storage import Storage
+from jobs.runtime.training import fit
+from jobs.train_classifier import START, identity, main, make_training, parse
 from tests.jobs.test_train_classifier import COLOURS, INLINE, metrics_of, small, write_photos
+from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
 from vision_ops.learners.classify import ModelConfig
+from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.models import NETWORKS
 from vision_ops.preprocess import Preprocess
+from vision_ops.weights import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -200,3 +207,43 @@ def test_a_shard_without_the_label_column_is_named(
     config = replace(config, training=replace(config.training, validation_fraction=1e-6))
     with pytest.raises(ValueError, match=said):
         main(config)
+
+
+def take_part(rank: int, training: Training, address: str) -> None:
+    """One of two workers, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    run_worker(training, Place(device=torch.device("cpu"), rank=rank, num_workers=2))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tmp_path: Path):
+    square = Preprocess(height_px=32, width_px=32, resize_px=0)
+    model = ModelConfig(network="cnn_cifar10", preprocess=square)
+    start = replace(small(others, tmp_path / "start"), model=model)
+    main(start)
+    weights = str(tmp_path / "start" / BEST)
+    trained = []
+    for name in ("one", "two"):
+        config = replace(
+            start,
+            model=replace(model, weights=weights, frozen=0.4),
+            optim=OptimConfig(optimizer="sgd", learning_rate=0.02),
+            augment=AugmentConfig(flip=True),
+            training=TrainingConfig(epochs=5, batch_size=8, num_passes=2, validation_fraction=0.25),
+            out=str(tmp_path / name),
+        )
+        storage = Storage(config.storage)
+        with Run.open(
+            config.out, job="train", config=config, identity=identity(config), storage=storage
+        ) as run:
+            run.put(START, Path(weights).read_bytes())
+            training = make_training(run, config, resolve(weights, storage.fetch))
+        if name == "one":
+            fit(training, INLINE)
+        else:
+            address = f"file://{tmp_path}/meeting"
+            torch.multiprocessing.spawn(take_part, (training, address), nprocs=2)
+        trained.append(load_file(tmp_path / name / LAST))
+    for name, value in trained[0].items():
+        torch.testing.assert_close(trained[1][name], value, rtol=1e-4, atol=1e-6)
