@@ -37,7 +37,8 @@ from jobs.runtime.sources import SLICE_ROWS
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 from jobs.runtime.trial import SampleSource, call_once, sample_of
-from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.precision import PASS_SIZE
 from vision_ops.precision.choose import (
@@ -139,7 +140,8 @@ def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:
     logger.info("reading and decoding alone")
     preprocess = weights.card.preprocess
     decoders = {
-        mode: Decode(replace(config.decode, mode=mode), preprocess) for mode in ("fast", "exact")
+        mode: make_decoder(replace(config.decode, mode=mode), preprocess)
+        for mode in ("fast", "exact")
     }
     used, seconds, cpus = config.decode.mode, config.seconds, machine.cpus
     sampled = alone(lambda _: stages.reading(source, decoders, used, seconds, cpus))

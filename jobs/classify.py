@@ -4,7 +4,9 @@
     python -m jobs.classify --data.uri s3://b/in --op.weights s3://b/w.safetensors --out s3://b/out
     python -m jobs.classify --data.uri photos --op.weights timm:resnet50.a1_in1k --dry-run
 
-reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
+reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs; signals (.csv,
+         .npy, .ts, .arff, WFDB records) and volumes (.nii, .nii.gz, .npy) where the weights are
+         of a network of theirs
 
 writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, confidence (0..1),
                                   top_labels, top_confidences; embedding with --op.embeddings
@@ -30,9 +32,11 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 from jobs.runtime.trial import sample_of
-from vision_ops.decode import DecodeConfig, thumbnail
+from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
+from vision_ops.inputs import kind_of_input
 from vision_ops.operators.classify import ClassifierConfig
+from vision_ops.thumbnails import THUMBNAIL_PX, THUMBNAILS
 from vision_ops.weights import Resolved, resolve
 
 FEW_ROWS = 2_000
@@ -94,6 +98,9 @@ def main(config: Config) -> Run:
             choice = choose_network(run, config.resources, request, config.decode, source)
         run.note(weights=facts(weights))
         bulk.apply(run, plan, make(choice), config.resources)
+        thumbnail = partial(
+            THUMBNAILS[kind_of_input(weights.card.preprocess)], size_px=THUMBNAIL_PX
+        )
         report = bulk_report.write(run, partial(read_thumbnails, run, thumbnail))
         run.lap("report")
         run.finish(report=report)

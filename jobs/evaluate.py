@@ -31,8 +31,8 @@ from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, p
 from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.decode import thumbnail
 from vision_ops.metrics.classification import ClassificationAccumulator, ClassificationResult
+from vision_ops.thumbnails import THUMBNAILS
 
 logger = logging.getLogger(__name__)
 
@@ -331,7 +331,8 @@ def _rounded(result: Evaluation) -> str:
 
 
 def _worst(result: Evaluation, run: Run) -> list[Thumbnail]:
-    make = partial(thumbnail, size_px=THUMBNAIL_PX)
+    kind = run.manifest["weights"].get("kind", "picture")  # older runs are all of pictures
+    make = partial(THUMBNAILS[kind], size_px=THUMBNAIL_PX)
     images = read_thumbnails(run, make, [mistake.id for mistake in result.mistakes])
     return [
         Thumbnail(

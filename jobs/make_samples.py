@@ -1,11 +1,13 @@
 """Make labelled sample data from what installed packages carry: no network, a few seconds.
 
-    python -m jobs.make_samples                    # handwritten digits, two photographs in pieces
+    python -m jobs.make_samples                    # digits, photographs, signals, volumes
     python -m jobs.make_samples --with-broken      # and a folder of odd and broken files
 
 writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9"; 1,437 and 360 rows
          photos/{china,flower}/*.jpg     pieces of scikit-learn's two photographs
          photos.tar                      the same as WebDataset: .jpg and .cls (0 china, 1 flower)
+         signals/{train,test}.ts         waves of four shapes, 96 and 96 of 128 samples
+         volumes/{train,test}/0..9/      digits as bodies in space, 600 and 150 NIfTI files
          broken/                         cut off, damaged, mislabelled, huge, rotated, oddly named
 
 What lies there already is not written again.
@@ -30,6 +32,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
+from jobs.pictures.synthetic import signals, volumes
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, relative
@@ -326,7 +329,13 @@ def _animated(picture: Image.Image) -> Files:
         yield f"animated.{suffix}", encode(picture, format, save_all=True, append_images=later)
 
 
-TREES: dict[str, Callable[[int], Files]] = {"digits": digits, "photos": photos, "broken": broken}
+TREES: dict[str, Callable[[int], Files]] = {
+    "digits": digits,
+    "photos": photos,
+    "signals": signals,
+    "volumes": volumes,
+    "broken": broken,
+}
 """folder of the run directory -> its files, always the same for a seed"""
 
 

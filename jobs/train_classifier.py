@@ -5,9 +5,11 @@
     python -m jobs.train_classifier photos --data.uri s3://b/photos --out s3://b/net1
 
 The word before the options is a preset: digits (where there is none), photos, finetune,
-tutorial_cifar10, tutorial_224, resnet20_cifar10, fast_cifar10.
+tutorial_cifar10, tutorial_224, resnet20_cifar10, fast_cifar10; signals (time series), beats (of
+electrocardiograms), volumes.
 
-reads    image files, Parquet shards or WebDataset tars, with labels
+reads    image files, Parquet shards or WebDataset tars, with labels; signals (.csv, .npy, .ts,
+         .arff, WFDB records) and volumes (.nii, .nii.gz, .npy)
 
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
                                         standard error of the lowest loss on images kept back
@@ -237,7 +239,7 @@ def parse(arguments: Sequence[str]) -> Config:
     preset = PRESETS[name or "digits"]()
     rest = list(arguments[1 if name else 0 :])
     return tyro.cli(
-        Config,
+        tyro.conf.AvoidSubcommands[Config],  # the kind of input is the preset's
         default=preset,
         args=rest,
         prog="python -m jobs.train_classifier",

@@ -22,6 +22,11 @@ CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
 FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32, "fast_cifar10": 32}
 """the networks of ours that take square pictures of one size only"""
+NUM_AXES = {
+    **{"cnn_224": 2, "cnn_cifar10": 2, "residual": 2},
+    **{"convnet_1d": 1, "convnet_2d": 2, "convnet_3d": 3},
+}
+"""axes, beside channels, of what networks of ours take: 1 signals, 2 pictures, 3 volumes, clips"""
 CARD_FORMAT = 1
 """raised when a field changes its meaning or goes; read_card refuses what it does not know"""
 
@@ -57,7 +62,13 @@ class Card:
 
 
 def check_size(network: str, preprocess: Inputs) -> None:
-    """Raise ValueError where a network of one size only is given another."""
+    """Raise ValueError where a network of one size or number of axes only is given another."""
+    num_axes = len(preprocess.network_shape) - 1
+    if NUM_AXES.get(network, num_axes) != num_axes:
+        kind = kind_of_input(preprocess)
+        raise ValueError(
+            f"{network} takes inputs of {NUM_AXES[network]} axes, a {kind} has {num_axes}"
+        )
     size = FIXED_SIZE_PX.get(network)
     if size is not None and preprocess.shape != (size, size, 3):
         told = " x ".join(map(str, preprocess.shape))

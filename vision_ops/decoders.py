@@ -9,6 +9,8 @@ import numpy as np
 
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.inputs import Inputs
+from vision_ops.signals import DecodeSignal, SignalPreprocess
+from vision_ops.volumes import DecodeVolume, VolumePreprocess
 
 
 class Decoder(Protocol):
@@ -26,4 +28,8 @@ class Decoder(Protocol):
 
 def make_decoder(config: DecodeConfig, preprocess: Inputs) -> Decoder:
     """The decoder of what `preprocess` describes."""
+    if isinstance(preprocess, SignalPreprocess):
+        return DecodeSignal(config, preprocess)
+    if isinstance(preprocess, VolumePreprocess):
+        return DecodeVolume(config, preprocess)
     return Decode(config, preprocess)

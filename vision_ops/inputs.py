@@ -4,10 +4,16 @@ Light on purpose, as what it lists is: drivers and decoder processes import it w
 """
 
 from vision_ops.preprocess import Preprocess
+from vision_ops.signals import SignalPreprocess
+from vision_ops.volumes import VolumePreprocess
 
-Inputs = Preprocess
+Inputs = Preprocess | SignalPreprocess | VolumePreprocess
 """how a kind of input becomes what a network sees: its `shape`, `dtype` and `network_shape`"""
-KINDS: dict[str, type[Inputs]] = {"picture": Preprocess}
+KINDS: dict[str, type[Inputs]] = {
+    "picture": Preprocess,
+    "signal": SignalPreprocess,
+    "volume": VolumePreprocess,
+}
 
 
 def kind_of_input(preprocess: Inputs) -> str:

@@ -1,32 +1,50 @@
-"""The half of preprocessing that the device does: uint8 pixels -> float32 network input."""
+"""The half of preprocessing that the device does: decoded arrays -> float32 network input."""
 
 import numpy as np
 import torch
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.inputs import Inputs
 from vision_ops.preprocess import Preprocess
+from vision_ops.signals import SignalPreprocess
+from vision_ops.volumes import VolumePreprocess
 
 
 def normalize(
-    pixels: UInt8[np.ndarray, "B H W 3"] | UInt8[Tensor, "B H W 3"],
-    preprocess: Preprocess,
+    pixels: Shaped[np.ndarray, "B *decoded"] | Shaped[Tensor, "B *decoded"],
+    preprocess: Inputs,
     device: torch.device | str,
-) -> Float32[Tensor, "B 3 H W"]:
-    """(pixel / scale - mean) / std on the device, in the network's channel order.
+) -> Float32[Tensor, "B C *positions"]:
+    """A decoded batch, of its kind's shape and dtype, as the network sees it, on the device.
 
-    pixels are sRGB 0..255; what crosses to the device is uint8. Folded into one product and one
-    sum, equal to torchvision's ToTensor and Normalize to 1e-6. The result keeps the memory order of
-    the pixels (channels_last), the faster one for convolutions. Read-only arrays, as Ray shares
-    them, are copied first, and the input is never written to.
+    Pictures: (pixel / scale - mean) / std in the network's channel order. Signals (B, L, C) and
+    volumes (B, D, H, W) were scaled when they were decoded: (B, C, L) and (B, 1, D, H, W). What
+    crosses to the device is of the decoded type. Read-only arrays, as Ray shares them, are copied
+    first, and the input is never written to.
     """
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
     pixels = pixels.to(device)
+    if isinstance(preprocess, SignalPreprocess):
+        return pixels.float().transpose(1, 2).contiguous()
+    if isinstance(preprocess, VolumePreprocess):
+        return pixels.float().unsqueeze(1)
+    return _picture(pixels, preprocess)
+
+
+def _picture(
+    pixels: UInt8[Tensor, "B H W 3"], preprocess: Preprocess
+) -> Float32[Tensor, "B 3 H W"]:
+    """One product and one sum, equal to torchvision's ToTensor and Normalize to 1e-6.
+
+    pixels are sRGB 0..255. The result keeps the memory order of the pixels (channels_last), the
+    faster one for convolutions.
+    """
     if preprocess.channels == "BGR":
         pixels = pixels.flip(-1)
     mean = torch.tensor(preprocess.mean, dtype=torch.float64)
     std = torch.tensor(preprocess.std, dtype=torch.float64)
-    factor = (1 / (preprocess.scale * std)).float().to(device)
-    offset = (-mean / std).float().to(device)
+    factor = (1 / (preprocess.scale * std)).float().to(pixels.device)
+    offset = (-mean / std).float().to(pixels.device)
     return pixels.float().mul_(factor).add_(offset).permute(0, 3, 1, 2)

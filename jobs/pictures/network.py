@@ -11,6 +11,7 @@ from jobs.runtime.trial import Choice, SampleSource, settle
 from vision_ops.card import read_card
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
+from vision_ops.inputs import kind_of_input
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.precision.choose import Sample, choose
 from vision_ops.precision.verdicts import Request, Verdict, recall
@@ -27,6 +28,7 @@ def facts(weights: Resolved) -> dict[str, object]:
         "sha256": weights.sha256,
         "licence": card.licence,
         "network": card.network,
+        "kind": kind_of_input(card.preprocess),
         "preprocess": card.preprocess,
         "classes": card.classes,
     }

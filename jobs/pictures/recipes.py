@@ -9,9 +9,11 @@ from jobs.runtime.storage import StorageConfig
 from jobs.runtime.training import TrainingResources
 from vision_ops.augment import AugmentConfig
 from vision_ops.decode import DecodeConfig
-from vision_ops.learners.classify import LossConfig, ModelConfig
+from vision_ops.learners.classify import LossConfig, ModelConfig, refuse_augment
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
+from vision_ops.signals import SignalPreprocess
+from vision_ops.volumes import VolumePreprocess
 
 DIGITS = Preprocess(
     height_px=16, width_px=16, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
@@ -30,6 +32,9 @@ TUTORIAL_ADAM = OptimConfig(
     weight_decay=0.0,
     clip_norm=0.0,
 )
+
+PLAIN_ADAM = replace(TUTORIAL_ADAM, schedule="cosine")
+PLAIN_LOSS = LossConfig(label_smoothing=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +72,9 @@ class Config:
     dry_run: bool = False
     """say what would be done, and do nothing"""
 
+    def __post_init__(self) -> None:
+        refuse_augment(self.model.preprocess, self.augment)
+
 
 def digits() -> Config:
     """The sample digits: a small residual network, slightly turned and moved pictures."""
@@ -94,7 +102,7 @@ def tutorial_cifar10() -> Config:
         data=Source(uri=CIFAR10_URI),
         model=ModelConfig(network="cnn_cifar10", preprocess=CIFAR10),
         optim=TUTORIAL_ADAM,
-        loss=LossConfig(label_smoothing=0.0),
+        loss=PLAIN_LOSS,
         augment=AugmentConfig(),
         training=TrainingConfig(epochs=10, batch_size=64),
         out="runs/tutorial_cifar10",
@@ -107,7 +115,7 @@ def tutorial_224() -> Config:
         data=Source(uri="photos", label="folder"),
         model=ModelConfig(network="cnn_224", preprocess=Preprocess(resize_px=0)),
         optim=TUTORIAL_ADAM,
-        loss=LossConfig(label_smoothing=0.0),
+        loss=PLAIN_LOSS,
         augment=AugmentConfig(),
         training=TrainingConfig(epochs=10, batch_size=64),
         out="runs/tutorial_224",
@@ -133,7 +141,7 @@ def resnet20_cifar10() -> Config:
             weight_decay=1e-4,
             clip_norm=0.0,
         ),
-        loss=LossConfig(label_smoothing=0.0),
+        loss=PLAIN_LOSS,
         augment=AugmentConfig(flip=True, crop_pad_px=4),
         training=TrainingConfig(epochs=182, batch_size=128),
         out="runs/resnet20_cifar10",
@@ -187,6 +195,56 @@ def finetune() -> Config:
     )
 
 
+def signals() -> Config:
+    """Time series of one channel and a class each: the FCN of Wang, Yan and Oates (2017).
+
+    As there: Adam at 1e-3, batches of 16, no other remedy. Two deviations: the rate falls to 0 by a
+    cosine, so that the last epoch is as good as the best; signals are standardised one by one.
+    """
+    return Config(
+        data=Source(uri="runs/make_samples/signals/train.ts"),
+        model=ModelConfig(network="convnet_1d", preprocess=SignalPreprocess(samples=128)),
+        optim=PLAIN_ADAM,
+        loss=PLAIN_LOSS,
+        augment=AugmentConfig(),
+        training=TrainingConfig(epochs=200, batch_size=16),
+        out="runs/train_signals",
+    )
+
+
+def beats() -> Config:
+    """Heart beats of WFDB records, two leads, by AAMI class; a record is learnt from whole or not.
+
+    Rare classes count as the frequent one does.
+    """
+    return Config(
+        data=Source(uri="mitbih"),
+        model=ModelConfig(
+            network="convnet_1d", preprocess=SignalPreprocess(samples=256, num_channels=2)
+        ),
+        optim=PLAIN_ADAM,
+        loss=LossConfig(kind="balanced_cross_entropy", label_smoothing=0.0),
+        augment=AugmentConfig(),
+        training=TrainingConfig(epochs=10, batch_size=64, validation_fraction=0.2),
+        out="runs/train_beats",
+    )
+
+
+def volumes() -> Config:
+    """Volumes in a folder per class: 16 x 16 x 16 voxels, as the digits of make_samples have."""
+    return Config(
+        data=Source(uri="runs/make_samples/volumes/train", label="folder"),
+        model=ModelConfig(
+            network="convnet_3d", preprocess=VolumePreprocess(depth=16, height=16, width=16)
+        ),
+        optim=PLAIN_ADAM,
+        loss=PLAIN_LOSS,
+        augment=AugmentConfig(),
+        training=TrainingConfig(epochs=15, batch_size=16),
+        out="runs/train_volumes",
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "digits": digits,
     "photos": photos,
@@ -195,5 +253,8 @@ PRESETS: dict[str, Callable[[], Config]] = {
     "resnet20_cifar10": resnet20_cifar10,
     "fast_cifar10": fast_cifar10,
     "finetune": finetune,
+    "signals": signals,
+    "beats": beats,
+    "volumes": volumes,
 }
 """by the name that a person says"""

@@ -11,6 +11,7 @@ from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.sources.wfdb import record_name
 
 logger = logging.getLogger(__name__)
 
@@ -79,9 +80,10 @@ def _holding(origin: Origin, slices: Sequence[Slice], ids: Sequence[str]) -> Ite
     first: defaultdict[str, int] = defaultdict(int)
     for piece in slices:
         shard = origin.name(piece.uri)
+        shard = record_name(shard) if piece.format == "wfdb" else shard
         numbers = range(first[shard], first[shard] + max(piece.rows, 0))
         first[shard] = numbers.stop
-        if piece.format == "webdataset":
+        if piece.format in ("webdataset", "wfdb"):
             holds = shard in members
         else:
             holds = any(m.isdigit() and int(m) in numbers for m in members[shard])

@@ -32,7 +32,8 @@ from torchvision import transforms
 from tests.benchmarks.figures import note_batch
 from tests.benchmarks.plain import load_plain, published_transform
 from tests.benchmarks.task import Task, run_task
-from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import Classifier, ClassifierConfig
 
 BATCH_SIZE = 32
@@ -81,7 +82,7 @@ class ClassifyBytes:
         self.task = task
         chosen: dict[str, Any] = {"weights": task.weights, "precision": task.precision}
         self.operator = Classifier(ClassifierConfig(**chosen))
-        self.decode = Decode(DecodeConfig(), self.operator.card.preprocess)
+        self.decode = make_decoder(DecodeConfig(), self.operator.card.preprocess)
 
     @daft.method.batch(return_dtype=DataType.string())
     def __call__(self, data: Any) -> list[str]:

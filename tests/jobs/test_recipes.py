@@ -14,6 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.recipes import PRESETS, Config
 from jobs.runtime.checkpoints import BEST, LAST, STATE
@@ -243,7 +244,7 @@ def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tm
             fit(training, INLINE)
         else:
             address = f"file://{tmp_path}/meeting"
-            torch.multiprocessing.spawn(take_part, (training, address), nprocs=2)
+            spawn(take_part, (training, address), nprocs=2)
         trained.append(load_file(tmp_path / name / LAST))
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=1e-4, atol=1e-6)

@@ -97,7 +97,7 @@ def test_training_learns_and_leaves_a_checkpoint_with_its_card(undisturbed: Path
     assert metrics[-1]["accuracy"] >= 0.9
     network, card = load_checkpoint(undisturbed / "checkpoints" / "best.safetensors", "cpu")
     assert card.classes == ("blue", "green", "red")
-    assert card.preprocess.height_px == 8
+    assert card.preprocess == Preprocess(height_px=8, width_px=8, resize_px=0)
     assert not network.training
     manifest = json.loads((undisturbed / "manifest.json").read_text())
     assert manifest["status"] == "done"

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import nn
 from torchvision import models as torchvision_models
 
-from vision_ops.card import FIXED_SIZE_PX
+from vision_ops.card import FIXED_SIZE_PX, NUM_AXES
 from vision_ops.models import NETWORKS, build, embed, embedding_size, logits_and_embeddings
 from vision_ops.models.activations import ACTIVATIONS
 from vision_ops.models.external import AUXILIARY
@@ -35,8 +35,10 @@ def no_network(num_classes: int) -> int:
     return num_classes
 
 
-def size_px(network: str) -> int:
-    return FIXED_SIZE_PX.get(network, 40)
+def input_shape(network: str) -> tuple[int, ...]:
+    """An input of the network, channels first."""
+    size = FIXED_SIZE_PX.get(network, 40)
+    return {1: (3, 40), 2: (3, size, size), 3: (3, 9, 12, 11)}[NUM_AXES[network]]
 
 
 def count(model: nn.Module) -> int:
@@ -76,11 +78,11 @@ CHOOSES_ITS_ACTIVATION = [name for name in NETWORKS if name != "fast_cifar10"]
 )
 def test_every_network_of_ours_gives_logits_gradients_and_its_features(network, activation):
     torch.manual_seed(0)
-    model: Any = build(network, 7, activation)
-    images = torch.rand(2, 3, size_px(network), size_px(network))
+    model: Any = build(network, 7, activation, channels=3)
+    images = torch.rand(2, *input_shape(network))
     logits, embeddings = logits_and_embeddings(model, images)
     assert logits.shape == (2, 7)
-    assert embeddings.shape == (2, embedding_size(model, (3, size_px(network), size_px(network))))
+    assert embeddings.shape == (2, embedding_size(model, input_shape(network)))
     logits.square().sum().backward()
     learnt = [p for p in model.parameters() if p.requires_grad]
     assert all(p.grad is not None and p.grad.isfinite().all() for p in learnt)

@@ -136,6 +136,7 @@ def test_classifier_is_the_network_and_a_softmax(checkpoints, network):
     batch = make_batch(4, size)
     result = Classifier(config)(batch)
     model, card = load_checkpoint(config.weights, "cpu")
+    assert isinstance(card.preprocess, Preprocess)
     for row, pixels in enumerate(batch["pixels"]):
         mean, std = np.array(card.preprocess.mean), np.array(card.preprocess.std)
         image = torch.tensor((pixels / 255 - mean) / std, dtype=torch.float32).permute(2, 0, 1)

@@ -96,8 +96,7 @@ def request_for(weights: Path, folder: Path, **fields: object) -> Request:
 @pytest.mark.parametrize("network", NETWORKS)
 def test_a_compiled_network_answers_as_torch_does(tmp_path, network):
     path = make_checkpoint(tmp_path / "w.safetensors", network)
-    preprocess = read_card(path).preprocess
-    size = preprocess.height_px
+    size = read_card(path).preprocess.shape[0]
     (tmp_path / "n.openvino").write_bytes(convert(path))
     pixels = np.random.default_rng(0).integers(0, 256, (37, size, size, 3), dtype=np.uint8)
     ours, theirs = open_network(tmp_path / "n.openvino"), open_network(path)
@@ -175,7 +174,7 @@ def test_passes_that_do_not_answer_alike_are_refused(tmp_path):
 def test_int8_for_two_callers_is_the_same_network_each_time(tmp_path):
     """With two streams of one compiled network, now and then one answered nonsense."""
     path = make_checkpoint(tmp_path / "w.safetensors", "torchvision:squeezenet1_1")
-    size = read_card(path).preprocess.height_px
+    size = read_card(path).preprocess.shape[0]
     pixels = np.random.default_rng(0).integers(0, 256, (32, size, size, 3), dtype=np.uint8)
     (tmp_path / "n.openvino").write_bytes(quantise(convert(path), pixels))
     expected = OpenVinoNetwork(tmp_path / "n.openvino", "int8")(pixels)[0]

@@ -173,6 +173,7 @@ def test_timm_name_is_fetched_once_converted_once_and_then_found_offline(
     assert card.source == f"timm:{TIMM}"
     assert card.parent == sha256_file(file)
     assert len(card.classes) == 1000
+    assert isinstance(card.preprocess, Preprocess)
     assert (card.preprocess.height_px, card.preprocess.resize_px) == (160, 168)
     loaded, _ = load_checkpoint(found.path, "cpu")
     images = torch.rand(2, 3, 160, 160)

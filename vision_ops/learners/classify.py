@@ -4,7 +4,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from vision_ops.augment import AugmentConfig, Draws, augment, mix
 from vision_ops.card import Card, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
-from vision_ops.inputs import Inputs
+from vision_ops.inputs import Inputs, kind_of_input
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
 from vision_ops.models import (
     BeginsFromData,
@@ -36,8 +36,9 @@ class ModelConfig:
     """Which network, and what it starts from."""
 
     network: str = "residual"
-    """residual, resnet20, fast_cifar10, cnn_cifar10, cnn_224, torchvision:NAME, timm:NAME or
-    module:function; empty: that of `weights`, with its activation and its preprocess"""
+    """residual, resnet20, fast_cifar10, cnn_cifar10, cnn_224, convnet_1d (signals), convnet_2d,
+    convnet_3d (volumes), torchvision:NAME, timm:NAME or module:function; empty: that of `weights`,
+    with its activation and its preprocess"""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """between the layers; networks of ours only"""
     preprocess: Inputs = field(default_factory=Preprocess)
@@ -113,6 +114,7 @@ class ClassifierLearnerConfig:
     """said in the checkpoint: what it was trained on"""
 
     def __post_init__(self) -> None:
+        refuse_augment(self.model.preprocess, self.augment)
         if len(self.classes) < 2:
             raise ValueError(f"classes {self.classes}: a classifier needs at least two")
         if self.loss.kind == "balanced_cross_entropy" and (
@@ -124,10 +126,23 @@ class ClassifierLearnerConfig:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
 
 
+def refuse_augment(preprocess: Inputs, config: AugmentConfig) -> None:
+    """Raise ValueError where what is made for pictures would change a signal or a volume."""
+    if isinstance(preprocess, Preprocess):
+        return
+    blank = asdict(AugmentConfig())
+    if wanted := [name for name, value in asdict(config).items() if value != blank[name]]:
+        raise ValueError(
+            f"augment.{wanted[0]} {getattr(config, wanted[0])}: is for pictures; inputs of kind "
+            f"{kind_of_input(preprocess)} are learnt from as they are (give it its default, "
+            f"{blank[wanted[0]]})"
+        )
+
+
 class ClassifierLearner:
     """A classifier in training.
 
-    reads   pixels   uint8  (B, H, W, 3)  sRGB, 0..255
+    reads   pixels   uint8  (B, H, W, 3)  sRGB, 0..255; or the shape and dtype of another input
             target   int64  (B,)          index into the classes
 
     Batch norm's statistics and the dropout of a network are as in training during `step` and as in
@@ -196,7 +211,9 @@ class ClassifierLearner:
         """One gradient step; what it lowers (before it), the gradient's norm, and the rate used."""
         config, changes = self.config.optim, self.config.augment
         self.network.train()
-        pixels = augment(batch["pixels"], changes, self.draws)
+        pixels = batch["pixels"]
+        if changes != AugmentConfig():
+            pixels = augment(pixels, changes, self.draws)
         images = normalize(pixels, self.config.model.preprocess, self.device)
         target = batch["target"].to(self.device)
         if changes.mixup or changes.cutmix:

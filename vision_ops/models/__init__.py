@@ -18,6 +18,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from vision_ops.models.airbench import Airbench
+from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
@@ -26,6 +27,9 @@ from vision_ops.models.tutorial import Cnn224, CnnCifar10
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
     "cnn_cifar10": CnnCifar10,
+    "convnet_1d": convnet_1d,
+    "convnet_2d": convnet_2d,
+    "convnet_3d": convnet_3d,
     "fast_cifar10": Airbench,
     "residual": Residual,
     "resnet20": Resnet20,

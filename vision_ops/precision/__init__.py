@@ -1,4 +1,4 @@
-"""A network at its fastest: one call over several back ends, uint8 pixels to logits and embeddings.
+"""A network at its fastest: one call over several back ends, pixels to logits and embeddings.
 
     .openvino             OpenVINO on a CPU: fp32, bf16 where the CPU has it, or int8
     .safetensors          torch, channels_last: fp32 anywhere, bf16 where the CPU has it; on CUDA
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32, Shaped
 
 from vision_ops.card import Card, is_compiled
 
@@ -35,11 +35,11 @@ class Network(Protocol):
     """`openvino`, `torch`, `torch compiled`, `onnxruntime`"""
     precision: Precision
 
-    def __call__(self, pixels: UInt8[np.ndarray, "B H W 3"]) -> Outputs:
+    def __call__(self, pixels: Shaped[np.ndarray, "B *decoded"]) -> Outputs:
         """Logits (B, K) and penultimate features (B, E), not normalised; any B, none included.
 
-        May be called by several threads. pixels are sRGB 0..255 of the size that the card says;
-        normalising is the network's.
+        May be called by several threads. pixels are of the shape and dtype that the card says
+        (pictures: uint8, sRGB 0..255); normalising is the network's.
         """
         ...
 
@@ -75,8 +75,8 @@ def num_threads() -> int:
 
 
 def full_passes(
-    pixels: UInt8[np.ndarray, "B H W 3"], size: int
-) -> Iterator[tuple[UInt8[np.ndarray, "S H W 3"], int]]:
+    pixels: Shaped[np.ndarray, "B *decoded"], size: int
+) -> Iterator[tuple[Shaped[np.ndarray, "S *decoded"], int]]:
     """Passes of exactly `size` images, the last one filled up with zeros, and the rows that count.
 
     There is at least one, of no rows where there are none. Only one that is not full is copied.
@@ -85,5 +85,6 @@ def full_passes(
         part = pixels[start : start + size]
         rows = len(part)
         if rows < size:
-            part = np.concatenate([part, np.zeros((size - rows, *pixels.shape[1:]), np.uint8)])
+            rest = np.zeros((size - rows, *pixels.shape[1:]), pixels.dtype)
+            part = np.concatenate([part, rest])
         yield part, rows

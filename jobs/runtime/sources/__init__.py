@@ -1,5 +1,7 @@
 """Where images come from: loose files, Parquet, WebDataset tars, or a Parquet table of URIs.
 
+Time series (.ts, .arff) and heart beats (WFDB records) are rows of files of their own formats.
+
 Each format is one module with two functions: `cut` turns stored objects into slices, `read` turns a
 slice into rows. A picture that cannot be had is a row with an error; an outage raises OSError.
 """
@@ -10,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jobs.runtime.slices import Row, Slice
-from jobs.runtime.sources import files, parquet, uris, webdataset
+from jobs.runtime.sources import files, parquet, series, uris, webdataset, wfdb
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry
 
@@ -22,7 +24,16 @@ NUM_SLICES = 64
 SLICE_ROWS = (64, 512)
 SHARD_SLICE_ROWS = 128
 """at least, of shards: their images may be far smaller than USUAL_BYTES, and more"""
-FORMATS = {"files": files, "parquet": parquet, "webdataset": webdataset, "uris": uris}
+FORMATS = {
+    "files": files,
+    "parquet": parquet,
+    "webdataset": webdataset,
+    "uris": uris,
+    "series": series,
+    "wfdb": wfdb,
+}
+WITH_GROUPS = ("parquet", "uris")
+"""formats whose rows may have a column of groups"""
 
 
 def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
@@ -63,18 +74,31 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     shards = {
         "parquet": [e for e in entries if e.uri.endswith(parquet.SUFFIXES)],
         "webdataset": [e for e in entries if e.uri.endswith(webdataset.SUFFIXES)],
+        "series": [e for e in entries if e.uri.lower().endswith(series.SUFFIXES)],
+        "wfdb": [e for e in entries if e.uri.endswith(wfdb.SUFFIXES)],
     }
     images = sum(origin.is_image(e.uri) for e in entries)
     format = origin.source.format
     if format == "auto":
         format = _guess(origin, shards, images)
+    _check_group(origin, format)
     if format == "files":
         return format, list(entries), Counter()
-    chosen = shards["webdataset" if format == "webdataset" else "parquet"]
+    chosen = shards["parquet" if format == "uris" else format]
     if not chosen:
         raise ValueError(f"data.format: {format}, but no such file is at {origin.uri}")
     taken = {e.uri for e in chosen}
     return format, chosen, endings(e.uri for e in entries if e.uri not in taken)
+
+
+def _check_group(origin: Origin, format: str) -> None:
+    """Raise ValueError for a column of groups where rows have no columns."""
+    wanted = origin.source.group
+    if format not in WITH_GROUPS and wanted not in ("auto", "none") and "(" not in wanted:
+        raise ValueError(
+            f"data.group: {wanted!r}; rows of {format} have no columns: auto, none, or a regular "
+            "expression with one (…) that is searched for in ids"
+        )
 
 
 def _guess(origin: Origin, shards: dict[str, list[Entry]], images: int) -> str:

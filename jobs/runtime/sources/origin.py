@@ -10,7 +10,7 @@ from typing import Literal
 
 from jobs.runtime.storage import GLOB_CHARACTERS, Entry, Storage, absolute, relative
 
-Format = Literal["auto", "files", "parquet", "webdataset", "uris"]
+Format = Literal["auto", "files", "parquet", "webdataset", "uris", "series", "wfdb"]
 
 IMAGE_SUFFIXES = (
     *(".apng", ".avif", ".bmp", ".dib", ".gif", ".jfif", ".jpe", ".jpeg", ".jpg"),
@@ -28,16 +28,18 @@ class Source:
     uri: str
     """folder, file, glob or s3:// prefix"""
     format: Format = "auto"
-    """auto: told by what lies there; uris: a Parquet table with one address a row"""
+    """auto: told by what lies there; uris: a Parquet table with one address a row; series: time
+    series in .ts and .arff files; wfdb: heart beats of WFDB records"""
     image: str = ""
     """Parquet column that holds the images or addresses; empty: the only one that can"""
     label: str = "auto"
-    """true classes: auto (Parquet column label_name or label, a tar's .cls or .json), folder (the
-    parent folder's name), none, or the name of a Parquet column or JSON field"""
+    """true classes: auto (Parquet column label_name or label, a tar's .cls or .json, a series'
+    class, a beat's AAMI class), folder (the parent folder's name), none, or the name of a Parquet
+    column, JSON field or ARFF attribute; `symbol`: a beat's as it was annotated"""
     group: str = "auto"
     """rows that belong together, and are learnt from or validated on together: auto (a Parquet
-    column group, patient or subject; `sub-…` in a path), none, a Parquet column, or a regular
-    expression that is searched for in ids, of which the first (…) is the group"""
+    column group, patient or subject; a beat's record; `sub-…` in a path), none, a Parquet column,
+    or a regular expression that is searched for in ids, of which the first (…) is the group"""
     ignore: tuple[str, ...] = (".*", "_SUCCESS", "Thumbs.db", "desktop.ini")
     """patterns of names that are no rows; matched against the path and each of its parts"""
     suffixes: tuple[str, ...] = ()
