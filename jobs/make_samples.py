@@ -1,6 +1,6 @@
 """Make labelled sample data from what installed packages carry: no network, a few seconds.
 
-    python -m jobs.make_samples                    # digits, photographs, signals, volumes
+    python -m jobs.make_samples                    # digits, photographs, signals, volumes, clips
     python -m jobs.make_samples --with-broken      # and a folder of odd and broken files
 
 writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9"; 1,437 and 360 rows
@@ -8,6 +8,7 @@ writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9";
          photos.tar                      the same as WebDataset: .jpg and .cls (0 china, 1 flower)
          signals/{train,test}.ts         waves of four shapes, 96 and 96 of 128 samples
          volumes/{train,test}/0..9/      digits as bodies in space, 600 and 150 NIfTI files
+         clips/{train,test}/{left,…}/*.mp4   a blob that moves left, right, up, down; 160 and 80
          broken/                         cut off, damaged, mislabelled, huge, rotated, oddly named
 
 What lies there already is not written again.
@@ -32,6 +33,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
+from jobs.pictures.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
 from jobs.pictures.synthetic import signals, volumes
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
@@ -47,6 +49,9 @@ ROW_GROUP_ROWS = 120
 PHOTOS = ("china", "flower")
 PIECES_PER_PHOTO = 24
 DIGITS_SCHEMA = pa.schema([("id", pa.string()), ("image", pa.binary()), ("label", pa.string())])
+
+NUM_CLIPS = {"train": 40, "test": 20}
+"""of each direction"""
 
 Files = Iterator[tuple[str, bytes]]
 
@@ -171,6 +176,15 @@ def encode(image: Image.Image, format: str, **options: Any) -> bytes:
     target = io.BytesIO()
     image.save(target, format, **options)
     return target.getvalue()
+
+
+def clips(seed: int) -> Files:
+    """Moving blobs, which only the order of their frames tells apart: a folder per direction."""
+    random = np.random.default_rng(seed)
+    for split, count in NUM_CLIPS.items():
+        for name in DIRECTIONS:
+            for number, frames in enumerate(moving_blobs([name] * count, random)):
+                yield f"clips/{split}/{name}/clip-{number:02}.mp4", encode_mp4(frames)
 
 
 def broken(seed: int) -> Files:
@@ -334,6 +348,7 @@ TREES: dict[str, Callable[[int], Files]] = {
     "photos": photos,
     "signals": signals,
     "volumes": volumes,
+    "clips": clips,
     "broken": broken,
 }
 """folder of the run directory -> its files, always the same for a seed"""

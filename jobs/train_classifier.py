@@ -3,13 +3,14 @@
     python -m jobs.train_classifier                    # the sample digits
     python -m jobs.train_classifier tutorial_cifar10 --data.uri 'cifar10/train-*.parquet'
     python -m jobs.train_classifier photos --data.uri s3://b/photos --out s3://b/net1
+    python -m jobs.train_classifier clips --data.uri s3://b/videos --out s3://b/net2
 
 The word before the options is a preset: digits (where there is none), photos, finetune,
 tutorial_cifar10, tutorial_224, resnet20_cifar10, fast_cifar10; signals (time series), beats (of
-electrocardiograms), volumes.
+electrocardiograms), volumes, clips, moving_blob.
 
-reads    image files, Parquet shards or WebDataset tars, with labels; signals (.csv, .npy, .ts,
-         .arff, WFDB records) and volumes (.nii, .nii.gz, .npy)
+reads    image files, Parquet shards or WebDataset tars, with labels; videos; signals (.csv, .npy,
+         .ts, .arff, WFDB records) and volumes (.nii, .nii.gz, .npy)
 
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
                                         standard error of the lowest loss on images kept back
@@ -239,9 +240,10 @@ def parse(arguments: Sequence[str]) -> Config:
     preset = PRESETS[name or "digits"]()
     rest = list(arguments[1 if name else 0 :])
     return tyro.cli(
-        tyro.conf.AvoidSubcommands[Config],  # the kind of input is the preset's
+        Config,
         default=preset,
         args=rest,
+        config=(tyro.conf.AvoidSubcommands,),  # options are of the preset's kind of input
         prog="python -m jobs.train_classifier",
         description=__doc__,
     )

@@ -5,12 +5,13 @@ MixUp and CutMix, which change labels too, are the learner's: see `mix`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from torch import Tensor
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 
@@ -63,21 +64,28 @@ class Draws:
     """on the CPU: a seed gives the same pictures on any device"""
     rank: int = 0
     num_workers: int = 1
+    num_frames: int = 1
+    """pictures in a row that get the same numbers: the frames of a clip"""
 
     def uniform(self, count: int, columns: int) -> Float[Tensor, "B C"]:
         """0 <= x < 1 for each of this worker's `count` pictures."""
-        whole = torch.rand(count * self.num_workers, columns, generator=self.generator)
-        return whole[self.rank :: self.num_workers]
+        clips = count // self.num_frames
+        whole = torch.rand(clips * self.num_workers, columns, generator=self.generator)
+        return whole[self.rank :: self.num_workers].repeat_interleave(self.num_frames, dim=0)
 
 
 def augment(
-    pixels: UInt8[Tensor, "B H W 3"], config: AugmentConfig, draws: Draws
-) -> UInt8[Tensor, "B H W 3"]:
+    pixels: UInt8[Tensor, "B *T H W 3"], config: AugmentConfig, draws: Draws
+) -> UInt8[Tensor, "B *T H W 3"]:
     """A changed copy of each picture, sRGB 0..255; the very tensor where nothing is to change.
 
-    Each image draws its own numbers. Order: turn, move and scale (one bilinear sampling), crop,
-    flip, colour, RandAugment.
+    Each image draws its own numbers, each clip (B, T, H, W, 3) those of all its frames. Order:
+    turn, move and scale (one bilinear sampling), crop, flip, colour, RandAugment. A flip makes
+    another clip of what moves to the left.
     """
+    if pixels.ndim == 5:
+        each = replace(draws, num_frames=pixels.shape[1])
+        return augment(pixels.flatten(0, 1), config, each).unflatten(0, pixels.shape[:2])
     affine = max(config.rotation_deg, config.shift, config.scale) > 0
     if affine or config.crop_pad_px or config.flip or config.colour:
         images = pixels.permute(0, 3, 1, 2).float()  # (B, 3, H, W)
@@ -99,30 +107,39 @@ def augment(
 
 
 def mix(
-    images: Float[Tensor, "B 3 H W"],
+    images: Float[Tensor, "B *T 3 H W"],
     target: Int64[Tensor, " B"],
     num_classes: int,
     config: AugmentConfig,
-) -> tuple[Float[Tensor, "B 3 H W"], Float[Tensor, "B K"]]:
+) -> tuple[Float[Tensor, "B *T 3 H W"], Float[Tensor, "B K"]]:
     """MixUp or CutMix of a batch with itself shifted by one, and the blended one-hot labels.
 
-    Draws from torch's own generator, once a batch: pairs are of one worker, and differ with their
-    number.
+    Clips are mixed as a whole, CutMix's patch is at one place in all frames. Draws
+    from torch's own generator, once a batch: pairs are of one worker, and differ with their number.
     """
     wanted = {v2.MixUp: config.mixup, v2.CutMix: config.cutmix}
     mixers = [kind(alpha=alpha, num_classes=num_classes) for kind, alpha in wanted.items() if alpha]
-    return mixers[int(torch.randint(len(mixers), ()))](images, target)
+    mixer = mixers[int(torch.randint(len(mixers), ()))]
+    if images.ndim == 5:
+        mixed, target = mixer(tv_tensors.Video(images), target)
+        return mixed.as_subclass(Tensor), target
+    return mixer(images, target)
 
 
 def _colour(
     images: Float[Tensor, "B 3 H W"], strength: float, draws: Draws
 ) -> Float[Tensor, "B 3 H W"]:
-    """Brightness, contrast about the mean grey, saturation about each pixel's grey (ITU-R 601)."""
+    """Brightness, contrast about the mean grey, saturation about each pixel's grey (ITU-R 601).
+
+    The frames of a clip have one mean grey.
+    """
     factors = 1 + strength * (2 * draws.uniform(len(images), 3) - 1)
     brightness, contrast, saturation = factors.to(images.device)[:, :, None, None, None].unbind(1)
     images = (images * brightness).clamp(0, 255)
-    grey = v2.functional.rgb_to_grayscale(images)
-    images = torch.lerp(grey.mean(dim=(1, 2, 3), keepdim=True), images, contrast).clamp(0, 255)
+    grey = v2.functional.rgb_to_grayscale(images).mean(dim=(1, 2, 3), keepdim=True)
+    clips = grey.unflatten(0, (-1, draws.num_frames)).mean(dim=1)  # one grey for all its frames
+    grey = clips.repeat_interleave(draws.num_frames, dim=0)
+    images = torch.lerp(grey, images, contrast).clamp(0, 255)
     return torch.lerp(v2.functional.rgb_to_grayscale(images), images, saturation)
 
 

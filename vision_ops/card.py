@@ -16,6 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vision_ops.clips import CLIP_NETWORKS, ClipPreprocess
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
 
 CARD_KEY = "argus_card"
@@ -62,16 +63,22 @@ class Card:
 
 
 def check_size(network: str, preprocess: Inputs) -> None:
-    """Raise ValueError where a network of one size or number of axes only is given another."""
+    """Raise ValueError where a network is given another kind of input, or size, than it takes."""
+    family, _, encoder = network.partition(":")
+    is_of_clips = family in CLIP_NETWORKS
+    if is_of_clips != isinstance(preprocess, ClipPreprocess) and network != "onnx":
+        wanted = "clips" if is_of_clips else "pictures"
+        told = f"network {network}: takes {wanted}, not {kind_of_input(preprocess)}s"
+        raise ValueError(told + ("" if is_of_clips else f"; {CLIP_NETWORKS[0]}:{network} would"))
     num_axes = len(preprocess.network_shape) - 1
     if NUM_AXES.get(network, num_axes) != num_axes:
         kind = kind_of_input(preprocess)
         raise ValueError(
             f"{network} takes inputs of {NUM_AXES[network]} axes, a {kind} has {num_axes}"
         )
-    size = FIXED_SIZE_PX.get(network)
-    if size is not None and preprocess.shape != (size, size, 3):
-        told = " x ".join(map(str, preprocess.shape))
+    size = FIXED_SIZE_PX.get(encoder if is_of_clips else network)
+    if size is not None and preprocess.shape[-3:] != (size, size, 3):
+        told = " x ".join(map(str, preprocess.shape[-3:]))
         raise ValueError(f"{network} takes pictures of {size} x {size} pixels, not {told}")
 
 

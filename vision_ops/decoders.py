@@ -7,6 +7,8 @@ from typing import Protocol
 
 import numpy as np
 
+from vision_ops.clips import ClipPreprocess
+from vision_ops.clips.decode import DecodeClip
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.inputs import Inputs
 from vision_ops.signals import DecodeSignal, SignalPreprocess
@@ -32,4 +34,6 @@ def make_decoder(config: DecodeConfig, preprocess: Inputs) -> Decoder:
         return DecodeSignal(config, preprocess)
     if isinstance(preprocess, VolumePreprocess):
         return DecodeVolume(config, preprocess)
+    if isinstance(preprocess, ClipPreprocess):
+        return DecodeClip(config, preprocess)
     return Decode(config, preprocess)

@@ -3,14 +3,16 @@
 Light on purpose, as what it lists is: drivers and decoder processes import it without torch.
 """
 
+from vision_ops.clips import ClipPreprocess
 from vision_ops.preprocess import Preprocess
 from vision_ops.signals import SignalPreprocess
 from vision_ops.volumes import VolumePreprocess
 
-Inputs = Preprocess | SignalPreprocess | VolumePreprocess
+Inputs = Preprocess | ClipPreprocess | SignalPreprocess | VolumePreprocess
 """how a kind of input becomes what a network sees: its `shape`, `dtype` and `network_shape`"""
 KINDS: dict[str, type[Inputs]] = {
     "picture": Preprocess,
+    "clip": ClipPreprocess,
     "signal": SignalPreprocess,
     "volume": VolumePreprocess,
 }

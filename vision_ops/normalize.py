@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.clips import ClipPreprocess
 from vision_ops.inputs import Inputs
 from vision_ops.preprocess import Preprocess
 from vision_ops.signals import SignalPreprocess
@@ -30,12 +31,14 @@ def normalize(
         return pixels.float().transpose(1, 2).contiguous()
     if isinstance(preprocess, VolumePreprocess):
         return pixels.float().unsqueeze(1)
-    return _picture(pixels, preprocess)
+    return _frames(
+        pixels, preprocess.frame if isinstance(preprocess, ClipPreprocess) else preprocess
+    )
 
 
-def _picture(
-    pixels: UInt8[Tensor, "B H W 3"], preprocess: Preprocess
-) -> Float32[Tensor, "B 3 H W"]:
+def _frames(
+    pixels: UInt8[Tensor, "B *T H W 3"], preprocess: Preprocess
+) -> Float32[Tensor, "B *T 3 H W"]:
     """One product and one sum, equal to torchvision's ToTensor and Normalize to 1e-6.
 
     pixels are sRGB 0..255. The result keeps the memory order of the pixels (channels_last), the
@@ -47,4 +50,4 @@ def _picture(
     std = torch.tensor(preprocess.std, dtype=torch.float64)
     factor = (1 / (preprocess.scale * std)).float().to(pixels.device)
     offset = (-mean / std).float().to(pixels.device)
-    return pixels.float().mul_(factor).add_(offset).permute(0, 3, 1, 2)
+    return pixels.float().mul_(factor).add_(offset).movedim(-1, -3)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from vision_ops.clips.decode import clip_thumbnail
 from vision_ops.decode import thumbnail
 from vision_ops.signals import plot
 from vision_ops.volumes import middle_slice
@@ -10,6 +11,7 @@ THUMBNAIL_PX = 96
 """longer side, where a report has many"""
 THUMBNAILS: dict[str, Callable[..., bytes]] = {
     "picture": thumbnail,
+    "clip": clip_thumbnail,
     "signal": plot,
     "volume": middle_slice,
 }

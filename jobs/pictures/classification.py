@@ -11,7 +11,7 @@ from vision_ops.card import Card
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import Classifier, ClassifierConfig
-from vision_ops.precision import PASS_SIZE
+from vision_ops.precision import PASS_SIZE, pass_size_of
 from vision_ops.precision.verdicts import Verdict
 from vision_ops.weights import Resolved
 
@@ -28,7 +28,8 @@ def make_work(
 ) -> Work:
     """The work of a run whose network was settled; without a choice it is run by torch in fp32."""
     verdict = Verdict(**choice.verdict) if choice else None
-    told, size, path = "chosen when it starts", PASS_SIZE, weights.path
+    unit = pass_size_of(weights.card.preprocess)
+    told, size, path = "chosen when it starts", unit, weights.path
     op = replace(op, precision="fp32")
     if choice and verdict:
         told = f"{verdict.precision} on {verdict.back_end} sha256:{verdict.sha256}"

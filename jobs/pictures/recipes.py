@@ -8,6 +8,7 @@ from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import StorageConfig
 from jobs.runtime.training import TrainingResources
 from vision_ops.augment import AugmentConfig
+from vision_ops.clips import ClipPreprocess
 from vision_ops.decode import DecodeConfig
 from vision_ops.learners.classify import LossConfig, ModelConfig, refuse_augment
 from vision_ops.learners.optimizer import OptimConfig
@@ -89,6 +90,33 @@ def photos() -> Config:
         augment=AugmentConfig(rotation_deg=5, shift=0.08, scale=0.15, flip=True),
         training=TrainingConfig(epochs=20),
         out="runs/train_photos",
+    )
+
+
+def clips() -> Config:
+    """Clips in a folder per class: 16 frames of 64 pixels, a small network each, and a GRU.
+
+    Never mirrored: to the left would be to the right.
+    """
+    frame = Preprocess(height_px=64, width_px=64, resize_px=72)
+    return Config(
+        data=Source(uri="clips", label="folder"),
+        model=ModelConfig(network="cnn_gru:residual", preprocess=ClipPreprocess(frame=frame)),
+        augment=AugmentConfig(rotation_deg=5, shift=0.05, scale=0.1, colour=0.1),
+        training=TrainingConfig(epochs=20, batch_size=16),
+        out="runs/train_clips",
+    )
+
+
+def moving_blob() -> Config:
+    """The sample clips, which only the order of their frames tells apart: 8 frames of 16 pixels."""
+    preprocess = ClipPreprocess(num_frames=8, frame=DIGITS)
+    return Config(
+        data=Source(uri="runs/make_samples/clips/train", label="folder"),
+        model=ModelConfig(network="cnn_gru:residual", preprocess=preprocess, licence="CC0-1.0"),
+        augment=AugmentConfig(),
+        training=TrainingConfig(epochs=12, batch_size=16),
+        out="runs/train_blobs",
     )
 
 
@@ -248,6 +276,8 @@ def volumes() -> Config:
 PRESETS: dict[str, Callable[[], Config]] = {
     "digits": digits,
     "photos": photos,
+    "clips": clips,
+    "moving_blob": moving_blob,
     "tutorial_cifar10": tutorial_cifar10,
     "tutorial_224": tutorial_224,
     "resnet20_cifar10": resnet20_cifar10,

@@ -12,6 +12,8 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from nibabel.funcs import as_closest_canonical
+from nibabel.loadsave import load
 from nibabel.nifti1 import Nifti1Image
 from nibabel.nifti2 import Nifti2Image
 from PIL import Image
@@ -62,7 +64,7 @@ def test_however_a_scanner_stores_it_a_volume_stands_upright(axes):
         nibabel.orientations.axcodes2ornt(("R", "A", "S")),
         nibabel.orientations.axcodes2ornt(tuple(axes)),
     )
-    stored = original.as_reoriented(orientation)
+    stored = original.as_reoriented(orientation)  # pyright: ignore[reportArgumentType]
     assert "".join(nibabel.orientations.aff2axcodes(stored.affine)) == axes
     assert np.array_equal(read_volume(stored.to_bytes()), VALUES.transpose(2, 1, 0))
 
@@ -71,7 +73,7 @@ def test_slope_and_intercept_are_applied():
     image = Nifti1Image(VALUES.astype(np.int16), np.eye(4))
     image.header.set_slope_inter(2.5, -100)
     data = image.to_bytes()
-    expected = nibabel.nifti1.Nifti1Image.from_bytes(data).get_fdata()
+    expected = Nifti1Image.from_bytes(data).get_fdata()
     assert np.array_equal(read_volume(data), expected.transpose(2, 1, 0).astype(np.float32))
     assert expected.min() < 0
 
@@ -227,6 +229,6 @@ def test_real_volumes_are_read_as_nibabel_reads_them(shared_data: Path, name, ex
     path = shared_data / "volumes" / f"someones_{name}.nii.gz"
     _, reason, found = decode(path.read_bytes())
     assert (reason, found) == ("", extent)
-    image = nibabel.funcs.as_closest_canonical(nibabel.loadsave.load(path))
+    image = as_closest_canonical(load(path))
     expected = np.asarray(image.get_fdata(), np.float32).transpose(2, 1, 0)
     np.testing.assert_allclose(read_volume(path.read_bytes()), expected, rtol=1e-6)

@@ -37,8 +37,9 @@ class ModelConfig:
 
     network: str = "residual"
     """residual, resnet20, fast_cifar10, cnn_cifar10, cnn_224, convnet_1d (signals), convnet_2d,
-    convnet_3d (volumes), torchvision:NAME, timm:NAME or module:function; empty: that of `weights`,
-    with its activation and its preprocess"""
+    convnet_3d (volumes), torchvision:NAME, timm:NAME or module:function; for clips cnn_gru:,
+    cnn_lstm: or cnn_mean: and one of these; empty: that of `weights`, with its activation and its
+    preprocess"""
     activation: Literal["relu", "sigmoid", "tanh"] = "relu"
     """between the layers; networks of ours only"""
     preprocess: Inputs = field(default_factory=Preprocess)
@@ -142,7 +143,8 @@ def refuse_augment(preprocess: Inputs, config: AugmentConfig) -> None:
 class ClassifierLearner:
     """A classifier in training.
 
-    reads   pixels   uint8  (B, H, W, 3)  sRGB, 0..255; or the shape and dtype of another input
+    reads   pixels   uint8  (B, H, W, 3)  sRGB, 0..255; clips (B, T, H, W, 3); or the shape and
+                                          dtype of another kind of input
             target   int64  (B,)          index into the classes
 
     Batch norm's statistics and the dropout of a network are as in training during `step` and as in

@@ -4,6 +4,7 @@
     build("torchvision:resnet50", num_classes=1000)
     build("timm:resnet50", num_classes=1000)
     build("my_package.nets:tiny", num_classes=3)
+    build("cnn_gru:torchvision:resnet18", num_classes=5)    # of clips, see `cnn_rnn`
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -17,7 +18,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.models.airbench import Airbench
+from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.residual import Residual
@@ -34,6 +37,16 @@ NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "residual": Residual,
     "resnet20": Resnet20,
 }
+
+
+def without_head(model: nn.Module) -> tuple[nn.Module, int]:
+    """The same network with its last layer taken out, and how long an embedding it then gives."""
+    head = head_of(model)
+    name = next(name for name, module in model.named_modules() if module is head)
+    if not name:
+        raise ValueError(f"{type(model).__name__}: is one layer, nothing is left without it")
+    model.set_submodule(name, nn.Identity())
+    return model, head.in_features if isinstance(head, nn.Linear) else head.in_channels
 
 
 @runtime_checkable
@@ -67,8 +80,12 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if not (colon and family and name):
         raise ValueError(
             f"network {network!r}: not one of {', '.join(NETWORKS)}, "
-            "torchvision:NAME, timm:NAME, module:function"
+            "torchvision:NAME, timm:NAME, module:function, or cnn_gru:, cnn_lstm:, cnn_mean: and "
+            "one of these"
         )
+    if family in CLIP_NETWORKS:
+        encoder = build(name, num_classes, activation, channels)
+        return CnnRnn(*without_head(encoder), num_classes, family.removeprefix("cnn_"))
     if activation != "relu":
         raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
     if channels != 3:

@@ -36,8 +36,9 @@ class ClassifierConfig:
 class Classifier:
     """Name the most probable classes of each image.
 
-    reads   pixels           uint8    (B, H, W, 3)  sRGB, 0..255, the size that the card says; or
-                                                    the shape and dtype of its kind of input
+    reads   pixels           uint8    (B, H, W, 3)  sRGB, 0..255, the size that the card says;
+                                                    clips (B, T, H, W, 3); or the shape and dtype
+                                                    of another kind of input
     adds    label            str      (B,)          class name from the checkpoint
             confidence       float32  (B,)          softmax probability, 0..1
             top_labels       str      (B, k)        most probable first; ties in class order

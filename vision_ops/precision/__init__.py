@@ -18,12 +18,15 @@ import numpy as np
 from jaxtyping import Float32, Shaped
 
 from vision_ops.card import Card, is_compiled
+from vision_ops.clips import ClipPreprocess
+from vision_ops.inputs import Inputs
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Outputs = tuple[Float32[np.ndarray, "B K"], Float32[np.ndarray, "B E"]]
 PASS_SIZE = 32
-"""images in one forward pass on a CPU, always: results are then bit for bit the same however rows
-are batched. 16-64 are the fastest there (FACTS: measured on AMX; here 32 as well)"""
+"""pictures in one forward pass on a CPU, always (clips: see `pass_size_of`): results are then bit
+for bit the same however rows are batched. 16-64 are the fastest there (measured on
+AMX; on AVX2 32 as well)"""
 
 
 @runtime_checkable
@@ -66,6 +69,12 @@ def open_network(
     from vision_ops.precision.torch_network import TorchNetwork
 
     return TorchNetwork(path, precision, pass_size=pass_size, compiled=compiled)
+
+
+def pass_size_of(preprocess: Inputs) -> int:
+    """Images in one forward pass on a CPU: PASS_SIZE pictures, or clips of as many frames."""
+    frames = preprocess.num_frames if isinstance(preprocess, ClipPreprocess) else 1
+    return max(1, PASS_SIZE // frames)
 
 
 def num_threads() -> int:

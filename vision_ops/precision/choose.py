@@ -22,7 +22,7 @@ from vision_ops.card import (
     sha256_file,
     write_whole,
 )
-from vision_ops.precision import PASS_SIZE, Network, Outputs, Precision, open_network
+from vision_ops.precision import PASS_SIZE, Network, Outputs, Precision, open_network, pass_size_of
 from vision_ops.precision.verdicts import (
     Request,
     Verdict,
@@ -39,7 +39,8 @@ MIN_AGREEMENT = 0.99
 MIN_COSINE = 0.999
 MIN_SECONDS = 0.3
 """that a candidate is timed"""
-GPU_PASSES = (32, 64, 128, 256, 512)
+GPU_PASSES = (1, 2, 4, 8, 16)
+"""times the pass of a CPU: 32 pictures to 512"""
 GPU_HEADROOM = 0.5
 """part of the GPU's memory that a pass may take while sizes are tried"""
 
@@ -100,10 +101,11 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
     known = recall(request)
     if known is not None:
         return known
-    if not has_gpu() and (request.compiled or request.pass_size not in (0, PASS_SIZE)):
+    unit = pass_size_of(read_card(request.weights).preprocess)
+    if not has_gpu() and (request.compiled or request.pass_size not in (0, unit)):
         raise ValueError(
             f"op.compiled {request.compiled}, op.pass_size {request.pass_size}: are for GPUs; "
-            f"on a CPU OpenVINO compiles, and a pass holds {PASS_SIZE} images"
+            f"on a CPU OpenVINO compiles, and a pass holds {unit} images"
         )
     refused: dict[str, str] = {}
     plain = fp32_candidate(request, refused)
@@ -277,15 +279,16 @@ def _kept(
 
 def _pass_size(request: Request, candidate: Candidate) -> int:
     """Images of a pass: fixed on CPUs; on a GPU the smallest size within 3 % of the fastest."""
+    preprocess = read_card(candidate.path).preprocess
+    unit = pass_size_of(preprocess)
     if not has_gpu() or is_compiled(candidate.path):
-        return PASS_SIZE
+        return unit
     if request.pass_size:
         return request.pass_size
     import torch
 
-    preprocess = read_card(candidate.path).preprocess
     rates: dict[int, float] = {}
-    for size in GPU_PASSES:
+    for size in (unit * times for times in GPU_PASSES):
         try:
             torch.cuda.reset_peak_memory_stats()
             pixels = np.zeros((size * 4, *preprocess.shape), preprocess.dtype)
@@ -296,7 +299,7 @@ def _pass_size(request: Request, candidate: Candidate) -> int:
         if torch.cuda.max_memory_allocated() > GPU_HEADROOM * total or free < total / 10:
             break
     fastest = max(rates.values(), default=0.0)
-    return next((s for s, rate in rates.items() if rate >= 0.97 * fastest), PASS_SIZE)
+    return next((s for s, rate in rates.items() if rate >= 0.97 * fastest), unit)
 
 
 def _last_line(refusal: Exception) -> str:

@@ -15,7 +15,7 @@ from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
 from vision_ops.models import in_fast_layout, logits_and_embeddings
 from vision_ops.normalize import normalize
-from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes
+from vision_ops.precision import Outputs, Precision, full_passes, pass_size_of
 from vision_ops.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
@@ -32,9 +32,10 @@ DTYPES: dict[str, torch.dtype] = {
 class TorchNetwork:
     """A `vision_ops.precision.Network` on the GPU that this process may use, else on the CPU.
 
-    On a CPU a pass always holds 32 images. On a GPU it holds `pass_size`, or what a call brings
-    rounded up to 32; where the memory does not suffice the size is halved, once, and that is said.
-    fp32 is full fp32 (no TF32); bf16 and fp16 hold weights and activations in that type.
+    On a CPU a pass always holds 32 pictures, or clips of 32 frames together, one at least. On a GPU
+    it holds `pass_size`, or what a call brings rounded up to such passes; where the memory does not
+    suffice the size is halved, once, and that is said. fp32 is full fp32 (no TF32); bf16
+    and fp16 hold weights and activations in that type.
     """
 
     def __init__(
@@ -58,7 +59,8 @@ class TorchNetwork:
         if compiled:
             self.back_end = "torch compiled"
             self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
-        self.pass_size = PASS_SIZE if self.device.type == "cpu" else pass_size
+        self.unit = pass_size_of(self.card.preprocess)
+        self.pass_size = self.unit if self.device.type == "cpu" else pass_size
         self.halved = False
         self.lock = threading.Lock()
 
@@ -67,11 +69,11 @@ class TorchNetwork:
             return self._whole(pixels)
 
     def _whole(self, pixels: np.ndarray) -> Outputs:
-        size = self.pass_size or max(len(pixels) + -len(pixels) % PASS_SIZE, PASS_SIZE)
+        size = self.pass_size or max(len(pixels) + -len(pixels) % self.unit, self.unit)
         try:
             return self._outputs(pixels, size)
         except torch.OutOfMemoryError:
-            if self.halved or size <= PASS_SIZE:
+            if self.halved or size <= self.unit:
                 raise
             self.halved, self.pass_size = True, size // 2
             logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
