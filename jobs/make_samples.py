@@ -23,6 +23,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -78,6 +79,9 @@ def main(config: Config) -> None:
         config.out, job="make_samples", config=config, identity=identity, storage=storage
     ) as run:
         wanted = [name for name in TREES if config.with_broken or name != "broken"]
+        if find_spec("av") is None:
+            wanted.remove("clips")
+            logger.info("no clips: they need the package av: pip install 'argus[video]'")
         trees: dict[str, Any] = run.manifest.get("counts", {})
         missing = [name for name in wanted if name not in trees or trees[name] != found(run, name)]
         if not missing:

@@ -15,6 +15,7 @@ import io
 import math
 import posixpath
 import tempfile
+import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ BEFORE_S = 0.3
 AFTER_S = 0.5
 """seconds about the R peak: P wave and T wave at a heart rate of 75 lie within them"""
 MAX_LEADS = 64
+MAX_HEADER_BYTES = 32_000
+"""the package takes minutes to read what is much longer"""
+END_MARK = bytes(2)
+"""that annotations end with; without it some of them are lost, and nobody knows how many"""
 AAMI = {
     **dict.fromkeys("NLRBejn", "N"),
     **dict.fromkeys("AaJS", "S"),
@@ -153,7 +158,8 @@ class _Record:
     def __enter__(self) -> "_Record":
         self.folder = tempfile.TemporaryDirectory(prefix="argus-wfdb-")
         try:
-            self._open()
+            with quietly():
+                self._open()
         except BaseException:
             self.folder.cleanup()
             raise
@@ -168,17 +174,19 @@ class _Record:
         return str(Path(self.folder.name) / self.name)
 
     def _open(self) -> None:
-        wfdb = _package()
+        wfdb = load_package()
         self._fetch(f"{self.name}.hea")
         try:
             header = wfdb.rdheader(self.path)
+            if not isinstance(header, wfdb.Record):
+                raise _UnreadableError("a record of several segments is not read")
             files = header.file_name
             self.rate, self.length = float(header.fs), int(header.sig_len or 0)
             leads = int(header.n_sig)
+        except _UnreadableError:
+            raise
         except DAMAGE as wrong:
             raise _UnreadableError(f"damaged {self.name}.hea: {_line(wrong)}") from wrong
-        if not isinstance(header, wfdb.Record):
-            raise _UnreadableError("a record of several segments is not read")
         if not files or not 1 <= leads <= MAX_LEADS or not 0 < self.rate < math.inf:
             raise _UnreadableError(f"damaged {self.name}.hea: {leads} leads at {self.rate:g} Hz")
         self._fetch(f"{self.name}.atr")
@@ -199,6 +207,10 @@ class _Record:
             data = self.origin.storage.read(join(self.folder_uri, name))
         except FileNotFoundError as gone:
             raise _UnreadableError(f"{name} is not there") from gone
+        if name.endswith(".hea") and len(data) > MAX_HEADER_BYTES:
+            raise _UnreadableError(f"damaged {name}: {len(data):,} bytes, no header has")
+        if name.endswith(".atr") and data[-2:] != END_MARK:
+            raise _UnreadableError(f"damaged {name}: breaks off, it has no end mark")
         self.num_bytes += len(data)
         (Path(self.folder.name) / name).write_bytes(data)
 
@@ -208,8 +220,9 @@ class _Record:
         try:
             if first >= last:
                 raise ValueError(f"sample {first:,} lies behind the record's end")
-            signal = _package().rdrecord(self.path, sampfrom=first, sampto=last).p_signal
-            signal = signal.astype(np.float32)
+            with quietly():
+                found = load_package().rdrecord(self.path, sampfrom=first, sampto=last)
+            signal = found.p_signal.astype(np.float32)
         except (*DAMAGE, EOFError, OSError) as wrong:
             raise _UnreadableError(f"damaged signal: {_line(wrong)}") from wrong
         if len(signal) != last - first:
@@ -249,14 +262,21 @@ def _beats(pairs: Sequence[tuple[int, str]]) -> list[_Beat]:
     return beats
 
 
-def _package() -> Any:
+def load_package() -> Any:
+    """The package `wfdb`. Raises ValueError where it is absent."""
     try:
-        import wfdb
+        with quietly():
+            import wfdb
     except ModuleNotFoundError as missing:
         raise ValueError(
             f"data.format: wfdb needs the package {missing.name}: pip install 'argus[signals]'"
         ) from missing
     return wfdb
+
+
+def quietly() -> warnings.catch_warnings:
+    """Without what the package makes pandas warn of."""
+    return warnings.catch_warnings(action="ignore")
 
 
 def _line(wrong: BaseException) -> str:
