@@ -6,7 +6,8 @@
 reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
 
 writes   metrics.json         all numbers
-         report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes
+         report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes;
+                              of localize: IoU, mean average precision, the worst boxes drawn
 """
 
 import json
@@ -20,6 +21,8 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
+from jobs.pictures.located import LocalizationEvaluation
+from jobs.pictures.located import evaluate as evaluate_boxes
 from jobs.runtime.command import run_command
 from jobs.runtime.labels import read_labels
 from jobs.runtime.predictions import COLUMNS, NUM_NAMED, Judged, PredictionReader
@@ -46,13 +49,13 @@ class Config:
     """Compare the labels of a finished run with the truth."""
 
     run: str = "runs/classify"
-    """run directory of a finished classify, local path or s3:// URI"""
+    """run directory of a finished classify or localize, local path or s3:// URI"""
     labels: str = ""
     """CSV or Parquet file with the columns id and label; empty: the truth that the run read"""
     out: str = "runs/evaluate"
     """run directory of this evaluation, local path or s3:// URI"""
     num_mistakes: int = 24
-    """worst mistakes shown with their picture"""
+    """worst mistakes, or boxes, shown with their picture"""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """how S3 is reached"""
 
@@ -92,14 +95,21 @@ class Evaluation:
     """URI of the page"""
 
 
-def main(config: Config) -> Evaluation:
+def main(config: Config) -> Evaluation | LocalizationEvaluation:
     """Evaluate, write metrics.json and the report, and return the numbers."""
     storage = Storage(config.storage)
     source = finished_run(config.run, storage)
+    boxes = source.manifest["job"] == "localize"
+    if boxes and config.labels:
+        raise ValueError("labels: a run of localize has its truth from --data.label boxes")
     labels = read_labels(config.labels, storage) if config.labels else None
     identity = {"run": source.uri, "labels": absolute(config.labels) if config.labels else ""}
     opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
     with opened as run:
+        if boxes:
+            found = evaluate_boxes(source, run, classes_of(source), config.num_mistakes)
+            run.finish(counts=found.counts, report=found.report)
+            return found
         reader = PredictionReader(classes_of(source), labels)
         page_uri = run.path("report", "index.html")
         result = judge(source, reader, config.num_mistakes, page_uri)
@@ -137,7 +147,7 @@ def classes_of(run: Run) -> list[str]:
     if not classes:
         raise ValueError(
             f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
-            "accepted: runs of classify"
+            "accepted: runs of classify and localize"
         )
     return classes
 

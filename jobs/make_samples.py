@@ -5,6 +5,8 @@
 
 writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9"; 1,437 and 360 rows
          photos/{china,flower}/*.jpg     pieces of scikit-learn's two photographs
+         shapes/{train,test}/*.parquet   id, image (JPEG), objects: circle, square or triangle with
+                                         its box; 1,600 and 400 rows
          photos.tar                      the same as WebDataset: .jpg and .cls (0 china, 1 flower)
          signals/{train,test}.ts         waves of four shapes, 96 and 96 of 128 samples
          volumes/{train,test}/0..9/      digits as bodies in space, 600 and 150 NIfTI files
@@ -35,6 +37,7 @@ from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
 from jobs.pictures.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
+from jobs.pictures.shapes import shapes
 from jobs.pictures.synthetic import signals, volumes
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
@@ -350,6 +353,7 @@ def _animated(picture: Image.Image) -> Files:
 TREES: dict[str, Callable[[int], Files]] = {
     "digits": digits,
     "photos": photos,
+    "shapes": shapes,
     "signals": signals,
     "volumes": volumes,
     "clips": clips,

@@ -27,6 +27,7 @@ from jobs.runtime.storage import Storage, StorageConfig, absolute
 from vision_ops.card import sha256_file
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.models import logits_and_embeddings
+from vision_ops.models.detection import coco_classes
 from vision_ops.preprocess import Channels, Interpolation, Preprocess
 from vision_ops.weights import Resolved, resolve
 from vision_ops.weights.convert import Origin, convert
@@ -73,7 +74,7 @@ class Import:
     out: str
     """the checkpoint to write, local path or s3:// URI: .safetensors, or .onnx for network onnx"""
     classes: str
-    """class names in the order of the logits: imagenet, a file with one a line, or a,b,c"""
+    """class names in the order of the logits: imagenet, coco, a file with one a line, or a,b,c"""
     transform: Literal["imagenet", "none"]
     """how pictures become input; imagenet: resize 256, crop 224, its mean and std; none: squash to
     224, 0..1"""
@@ -209,14 +210,16 @@ def pull(config: Pull) -> dict[str, str]:
 
 
 def read_classes(text: str) -> tuple[str, ...]:
-    """Class names from `imagenet`, a file with one a line, or a,b,c. Raises ValueError."""
+    """Class names from `imagenet`, `coco`, a file with one a line, or a,b,c. Raises ValueError."""
     if text == "imagenet":
         return imagenet_classes()
+    if text == "coco":
+        return coco_classes()
     if Path(text).is_file():
         lines = Path(text).read_text(encoding="utf-8").splitlines()
         return tuple(line.strip() for line in lines if line.strip())
     if "," not in text:
-        raise ValueError(f"classes {text!r}: no such file; accepted: imagenet, a file, a,b,c")
+        raise ValueError(f"classes {text!r}: no such file; accepted: imagenet, coco, a file, a,b,c")
     return tuple(name.strip() for name in text.split(",") if name.strip())
 
 

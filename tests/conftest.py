@@ -17,7 +17,17 @@ from tests import shapes
 
 TENSOR_CODE = [
     f"vision_ops.{name}"
-    for name in ("augment", "learners", "models", "normalize", "operators", "precision")
+    for name in (
+        "augment",
+        "augment_boxes",
+        "class_maps",
+        "learners",
+        "losses",
+        "models",
+        "normalize",
+        "operators",
+        "precision",
+    )
 ]
 # shapes and types are checked in what is imported from here on
 install_import_hook(TENSOR_CODE, f"{shapes.__name__}.checked")

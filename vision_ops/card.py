@@ -21,10 +21,12 @@ from vision_ops.inputs import KINDS, Inputs, kind_of_input
 
 CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
+LOCALIZER, DETECTOR = "localizer:", "torchvision_detection:"
+"""begin the names of networks that say where: before the name of their encoder, of their kind"""
 FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32, "fast_cifar10": 32}
 """the networks of ours that take square pictures of one size only"""
 NUM_AXES = {
-    **{"cnn_224": 2, "cnn_cifar10": 2, "residual": 2},
+    **{"cnn_224": 2, "cnn_cifar10": 2, "fast_cifar10": 2, "residual": 2, "resnet20": 2},
     **{"convnet_1d": 1, "convnet_2d": 2, "convnet_3d": 3},
 }
 """axes, beside channels, of what networks of ours take: 1 signals, 2 pictures, 3 volumes, clips"""

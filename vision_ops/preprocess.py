@@ -187,6 +187,24 @@ def _crop_start(size: int, crop: int) -> int:
     return round((size - crop) / 2) if size >= crop else -((crop - size) // 2)
 
 
+class Placement(NamedTuple):
+    """Where a picture lies in what the network sees: x' = x * scale_x - left, y alike."""
+
+    scale_y: float
+    scale_x: float
+    top: int
+    """first row of the crop; negative where it pads"""
+    left: int
+
+
+def placement(height: float, width: float, preprocess: Preprocess) -> Placement:
+    """How `fit` maps the pixels of an upright picture of this size to the network's."""
+    crop = (preprocess.height_px, preprocess.width_px)
+    resized = resized_shape(height, width, preprocess.resize_px) if preprocess.resize_px else crop
+    top, left = (_crop_start(size, part) for size, part in zip(resized, crop, strict=True))
+    return Placement(resized[0] / height, resized[1] / width, top, left)
+
+
 class _Window(NamedTuple):
     """Along one side: what the crop takes of a picture, and where it goes."""
 

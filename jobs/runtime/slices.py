@@ -18,7 +18,8 @@ class Row:
     data: bytes = b""
     """the file's bytes; empty where `error` is not"""
     truth: str | None = None
-    """true class, a name or a decimal index; None where the source has none"""
+    """true class, a name or a decimal index, or objects as JSON, see `jobs.runtime.objects`; None
+    where the source has none"""
     group: str = ""
     """what it comes from together with others (a patient, a record); empty where by itself"""
     error: str = ""

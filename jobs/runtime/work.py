@@ -30,6 +30,7 @@ from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin
 
 Batch = dict[str, Any]
+IMAGE_URI = "image_uri"
 ROW_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -61,6 +62,9 @@ class Work:
     """written into every part"""
     batch_size: int = 32
     """images per call of the operator"""
+    draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None
+    """a JPEG of a good row, from the bytes of its image and what the operator added; it is put at
+    images/<id>.jpg before the part that names it in the column IMAGE_URI"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +90,7 @@ class DecodedBatch:
     """Rows in order with the pixels of those that decoded."""
 
     rows: Sequence[Row]
-    """without their bytes"""
+    """without their bytes, unless these are kept"""
     stages: Sequence[str]
     """"" | "read" | "decode" per row"""
     pixels: np.ndarray
@@ -106,6 +110,8 @@ class ReaderArgs:
     """for one image to be decoded"""
     batch_size: int = 64
     """images of a batch"""
+    keep_bytes: bool = False
+    """of good rows, for whoever draws on them"""
 
 
 def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
@@ -116,6 +122,7 @@ def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> 
         decoder=work.decoder,
         timeout_s=resources.decode_timeout_s,
         batch_size=work.batch_size,
+        keep_bytes=work.draw is not None,
     )
 
 
@@ -139,7 +146,7 @@ class SliceReader:
                     if not batch:
                         break
                     self.guard.submit([row.data for row in batch if not row.error])
-                    flying.append([dataclasses.replace(row, data=b"") for row in batch])
+                    flying.append(batch if self.args.keep_bytes else list(map(_emptied, batch)))
                 if not flying:
                     return
                 busy = self.guard.busy_s
@@ -154,6 +161,10 @@ class SliceReader:
     def close(self) -> None:
         """End the decoder process."""
         self.guard.close()
+
+
+def _emptied(row: Row) -> Row:
+    return dataclasses.replace(row, data=b"")
 
 
 def _with_rows(rows: Sequence[Row], decoded: Decoded) -> DecodedBatch:
@@ -244,6 +255,9 @@ class SliceWriter:
         with clock.measure("operate"):
             columns = {"pixels": batch.pixels, "extent": batch.extents}
             added = self.operator(columns) if any(good) else {}
+            if added and self.work.draw:
+                rows = [row for row in batch.rows if not row.error]
+                added = {**added, IMAGE_URI: self._put_images(rows, added)}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())
         written: dict[str, pa.Array] = {
@@ -261,6 +275,17 @@ class SliceWriter:
             else:
                 written[column.name] = pa.nulls(len(good), column.type)
         return pa.table(written, schema=self.schema)
+
+    def _put_images(self, rows: Sequence[Row], added: Batch) -> list[str]:
+        """What `Work.draw` makes of good rows, put whole; their URIs."""
+        draw = self.work.draw
+        assert draw is not None
+        uris = []
+        for number, row in enumerate(rows):
+            image = draw(row.data, {name: column[number] for name, column in added.items()})
+            uris.append(self.run.path("images", f"{row.id}.jpg"))
+            self.run.storage.put(uris[-1], image)
+        return uris
 
     def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
         described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}

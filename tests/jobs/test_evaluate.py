@@ -43,7 +43,9 @@ class Made:
     def evaluate(self, **options: Any) -> Evaluation:
         """Evaluate it."""
         out = str(self.folder / options.pop("name", "evaluate"))
-        return main(Config(run=str(self.folder / "classify"), out=out, **options))
+        found = main(Config(run=str(self.folder / "classify"), out=out, **options))
+        assert isinstance(found, Evaluation)
+        return found
 
     def check(self, found: Evaluation) -> None:
         """The numbers of the kept rows are scikit-learn's."""
@@ -301,6 +303,7 @@ def test_run_labels_and_report_may_lie_on_s3(made: Made, s3: StorageConfig, buck
             storage=s3,
         )
     )
+    assert isinstance(found, Evaluation)
     made.check(found)
     assert b"Reliability" in storage.read(found.report)
     assert json.loads(storage.read(f"{bucket}/runs/e/metrics.json"))["accuracy"]

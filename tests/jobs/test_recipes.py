@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.recipes import PRESETS, Config
+from jobs.pictures.supervised import identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST, STATE
 from jobs.runtime.epochs import run_worker
 from jobs.runtime.learner import Place, Training, TrainingConfig
@@ -24,7 +25,7 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import fit
-from jobs.train_classifier import START, identity, main, make_training, parse
+from jobs.train_classifier import TASK, main, parse
 from tests.jobs.test_train_classifier import COLOURS, INLINE, metrics_of, small, write_photos
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
@@ -238,8 +239,7 @@ def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tm
         with Run.open(
             config.out, job="train", config=config, identity=identity(config), storage=storage
         ) as run:
-            run.put(START, Path(weights).read_bytes())
-            training = make_training(run, config, resolve(weights, storage.fetch))
+            training = make_training(run, config, TASK, resolve(weights, storage.fetch))
         if name == "one":
             fit(training, INLINE)
         else:

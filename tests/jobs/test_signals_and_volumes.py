@@ -101,6 +101,7 @@ def test_signals_are_learnt_classified_and_judged_case_by_case(
     found = evaluate.main(
         evaluate.Config(run=str(tmp_path / "classified"), out=str(tmp_path / "evaluated"))
     )
+    assert isinstance(found, evaluate.Evaluation)
     assert found.metrics.accuracy > 0.6  # 0.25 is chance; few epochs of few samples
     assert found.counts["failed"] == 1
     if found.mistakes:
@@ -138,6 +139,7 @@ def test_volumes_are_learnt_classified_and_judged_file_by_file(tmp_path: Path):
     found = evaluate.main(
         evaluate.Config(run=str(tmp_path / "classified"), out=str(tmp_path / "evaluated"))
     )
+    assert isinstance(found, evaluate.Evaluation)
     assert found.metrics.num_rows == 30
     assert found.metrics.accuracy > 0.75
 

@@ -19,6 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
+from jobs.pictures.supervised import identity, make_training
 from jobs.runtime.learner import Training, TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
@@ -26,10 +27,9 @@ from jobs.runtime.storage import Storage, StorageConfig
 from jobs.runtime.training import TrainingResources, fit
 from jobs.train_classifier import (
     PRESETS,
+    TASK,
     Config,
-    identity,
     main,
-    make_training,
     parse,
 )
 from vision_ops.augment import AugmentConfig
@@ -152,7 +152,7 @@ def fit_with(config: Config, steps: int, die: Callable[[], None]) -> None:
         identity=identity(config),
         storage=Storage(config.storage),
     ) as run:
-        training = make_training(run, config)
+        training = make_training(run, config, TASK)
         run.note(status="running")
         mortal = partial(make_mortal, training, steps, die)
         fit(replace(training, make_learner=mortal), config.resources)
@@ -431,7 +431,7 @@ def test_batch_that_workers_cannot_share_is_refused(photos: Path, tmp_path: Path
     with Run.open(
         config.out, job="x", config=config, identity={}, storage=Storage(config.storage)
     ) as run:
-        training = make_training(run, config)
+        training = make_training(run, config, TASK)
     with pytest.raises(
         ValueError, match="batch_size 8: must be a multiple of resources.num_workers 3"
     ):

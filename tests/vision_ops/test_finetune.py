@@ -38,7 +38,7 @@ def make_batch(count: int = 12, size: int = 16) -> dict[str, Tensor]:
 
 
 def state_of(learner: ClassifierLearner) -> dict[str, Tensor]:
-    return {name: value.clone() for name, value in learner.network.state_dict().items()}
+    return {name: value.clone() for name, value in learner.descent.network.state_dict().items()}
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +69,7 @@ def test_the_last_layer_is_kept_for_the_same_classes_and_new_for_others(weights:
 
 def test_more_classes_than_the_start_had_get_a_layer_of_their_size(weights: Path, tmp_path: Path):
     wide = ClassifierLearner(replace(start_from(weights), classes=tuple("abcdefg")))
-    assert wide.network.head.out_features == 7  # pyright: ignore
+    assert wide.descent.network.head.out_features == 7  # pyright: ignore
     wide.save(tmp_path / "next.safetensors")
     assert read_card(tmp_path / "next.safetensors").parent == sha256_file(weights)
 
@@ -155,8 +155,11 @@ def test_workers_share_gradients_once_a_batch_however_many_pieces_it_has():
     learner.distribute(CountsReductions)
     for _ in range(2):
         learner.step(make_batch())
-    assert isinstance(learner.forward, CountsReductions)
-    assert (learner.forward.passes, learner.forward.shared) == (8, 2)  # 12 pictures: 3, 3, 3, 3
+    assert isinstance(learner.descent.forward, CountsReductions)
+    assert (learner.descent.forward.passes, learner.descent.forward.shared) == (
+        8,
+        2,
+    )  # 12 pictures: 3, 3, 3, 3
 
 
 def test_vectors_may_learn_at_a_rate_of_their_own():
@@ -184,8 +187,8 @@ def test_first_weights_that_depend_on_the_data_are_set_once_by_what_was_asked_fo
     after = state_of(learner)["whiten.weight"]
     assert asked == [5000]
     assert not torch.equal(before, after)
-    assert learner.average is not None
-    assert torch.equal(learner.average.state_dict()["whiten.weight"], after)
+    assert learner.descent.average is not None
+    assert torch.equal(learner.descent.average.state_dict()["whiten.weight"], after)
     learner.step(make_batch(8, 32))
     assert torch.equal(state_of(learner)["whiten.weight"], after)
 

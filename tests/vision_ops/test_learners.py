@@ -22,6 +22,11 @@ from vision_ops.learners.classify import (
     LossConfig,
     ModelConfig,
 )
+from vision_ops.learners.localize import (
+    LocalizerLearner,
+    LocalizerLearnerConfig,
+    LocalizerModelConfig,
+)
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
@@ -36,9 +41,20 @@ CLASSIFIER = ClassifierLearnerConfig(
     num_steps=50,
     seed=3,
 )
-MAKE: dict[str, Callable[[], Any]] = {"classify": lambda: ClassifierLearner(CLASSIFIER)}
-LOSS_BOUND = {"classify": 0.05}
-"""what 50 steps on one batch must reach; the first loss is ln 3 = 1.1"""
+LOCALIZER = LocalizerLearnerConfig(
+    model=LocalizerModelConfig(preprocess=SMALL),
+    optim=OptimConfig(learning_rate=5e-3),
+    augment=AugmentConfig(shift=0.02),
+    classes=("a", "b", "c"),
+    num_steps=50,
+    seed=3,
+)
+MAKE: dict[str, Callable[[], Any]] = {
+    "classify": lambda: ClassifierLearner(CLASSIFIER),
+    "localize": lambda: LocalizerLearner(LOCALIZER),
+}
+LOSS_BOUND = {"classify": 0.05, "localize": 0.7}
+"""what 50 steps on one batch must reach; the first loss is ln 3 = 1.1, of boxes about 3 more"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -52,7 +68,10 @@ def one_thread():
 def make_batch(count: int = 24) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 12, 12, 3), generator=random, dtype=torch.uint8)
-    return {"pixels": pixels, "target": torch.arange(count) % 3}
+    corner = torch.rand(count, 2, generator=random) / 2
+    size = 0.2 + torch.rand(count, 2, generator=random) * 0.3
+    boxes = torch.cat([corner, corner + size], dim=1)
+    return {"pixels": pixels, "target": torch.arange(count) % 3, "box": boxes}
 
 
 def all_weights(learner: Any) -> torch.Tensor:
@@ -125,7 +144,7 @@ def test_step_leaves_the_batch_as_it_was(name: str):
 
 def test_classifier_sums_equal_a_loop_over_images():
     learner, batch = ClassifierLearner(CLASSIFIER), make_batch(5)
-    network = learner.network.eval()
+    network = learner.descent.network.eval()
     losses, correct = [], 0
     for pixels, target in zip(batch["pixels"], batch["target"], strict=True):
         logits = network(normalize(pixels[None], SMALL, "cpu"))[0].double()
@@ -143,7 +162,7 @@ def test_classifier_sums_equal_a_loop_over_images():
 def test_label_smoothing_counts_in_training_alone():
     smooth = replace(CLASSIFIER, loss=LossConfig(label_smoothing=0.2), augment=AugmentConfig())
     learner, batch = ClassifierLearner(smooth), make_batch()
-    network = learner.network.train()
+    network = learner.descent.network.train()
     logits = network(normalize(batch["pixels"], SMALL, "cpu"))
     wanted = F.cross_entropy(logits, batch["target"], label_smoothing=0.2)
     fresh = ClassifierLearner(smooth)
@@ -157,21 +176,23 @@ def test_moving_average_is_what_is_saved(tmp_path: Path):
         learner.step(batch)
     learner.save(tmp_path / "net.safetensors")
     network, card = load_checkpoint(tmp_path / "net.safetensors", "cpu")
-    assert learner.average is not None
-    for name, tensor in learner.average.state_dict().items():
+    assert learner.descent.average is not None
+    for name, tensor in learner.descent.average.state_dict().items():
         assert torch.equal(network.state_dict()[name], tensor)
-    assert not torch.equal(learner.average.head.weight, learner.network.head.weight)  # pyright: ignore
+    assert not torch.equal(learner.descent.average.head.weight, learner.descent.network.head.weight)  # pyright: ignore
     assert card.classes == CLASSIFIER.classes
     assert card.preprocess == SMALL
 
 
 def test_weight_decay_spares_biases_and_norms():
     learner = ClassifierLearner(CLASSIFIER)
-    decayed, spared = make_optimizer(learner.network, CLASSIFIER.optim).param_groups
+    decayed, spared = make_optimizer(learner.descent.network, CLASSIFIER.optim).param_groups
     assert all(p.ndim > 1 for p in decayed["params"])
     assert all(p.ndim == 1 for p in spared["params"])
     assert (decayed["weight_decay"], spared["weight_decay"]) == (0.05, 0.0)
-    assert len(decayed["params"]) + len(spared["params"]) == len([*learner.network.parameters()])
+    assert len(decayed["params"]) + len(spared["params"]) == len(
+        [*learner.descent.network.parameters()]
+    )
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "linear", "steps", "constant"])
@@ -193,9 +214,9 @@ def test_gradient_longer_than_the_limit_is_clipped():
         optim=OptimConfig(optimizer="sgd", clip_norm=1e-6, weight_decay=0, learning_rate=1.0),
     )
     learner = ClassifierLearner(tight)
-    before = torch.cat([p.detach().flatten().clone() for p in learner.network.parameters()])
+    before = torch.cat([p.detach().flatten().clone() for p in learner.descent.network.parameters()])
     learner.step(make_batch())
-    after = torch.cat([p.detach().flatten() for p in learner.network.parameters()])
+    after = torch.cat([p.detach().flatten() for p in learner.descent.network.parameters()])
     assert (after - before).norm() < 1e-5
 
 
@@ -211,7 +232,7 @@ def first_objective(
         counts=(6, 3, 1),
     )
     learner, batch = ClassifierLearner(config), make_batch()
-    logits = learner.network.train()(normalize(batch["pixels"], SMALL, "cpu")).detach()
+    logits = learner.descent.network.train()(normalize(batch["pixels"], SMALL, "cpu")).detach()
     return ClassifierLearner(config).step(batch)["objective"], logits, batch["target"]
 
 
@@ -231,7 +252,7 @@ def test_balanced_loss_weighs_each_class_by_how_rare_it_is():
 def test_l1_adds_the_absolute_weights_of_matrices():
     plain, *_ = first_objective()
     more, *_ = first_objective(l1=0.01)
-    weights = [p for p in ClassifierLearner(CLASSIFIER).network.parameters() if p.ndim > 1]
+    weights = [p for p in ClassifierLearner(CLASSIFIER).descent.network.parameters() if p.ndim > 1]
     wanted = 0.01 * sum(p.abs().sum().item() for p in weights)
     assert more - plain == pytest.approx(wanted, rel=1e-4)
 
@@ -240,7 +261,8 @@ def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_the_weights():
     plain = ClassifierLearner(CLASSIFIER)
     config = replace(CLASSIFIER, model=ModelConfig(preprocess=SMALL, dropout=0.5))
     dropped, batch = ClassifierLearner(config), make_batch()
-    assert dropped.network.state_dict().keys() == plain.network.state_dict().keys()
+    names = [each.descent.network.state_dict().keys() for each in (dropped, plain)]
+    assert names[0] == names[1]
     assert dropped.evaluate(batch) == plain.evaluate(batch)
     assert dropped.step(batch)["objective"] != plain.step(batch)["objective"]
 

@@ -1,5 +1,6 @@
 """Learners: networks with their losses and optimisers, by name."""
 
 from vision_ops.learners.classify import ClassifierLearner
+from vision_ops.learners.localize import LocalizerLearner
 
-LEARNERS = {"classify": ClassifierLearner}
+LEARNERS = {"classify": ClassifierLearner, "localize": LocalizerLearner}

@@ -1,10 +1,7 @@
 """Learning to name the class of a picture: network, loss, optimiser, schedule in one object."""
 
-import copy
-import math
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -12,14 +9,13 @@ from typing import Any, Literal
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
-from torch.optim.lr_scheduler import LambdaLR
 
-from vision_ops.augment import AugmentConfig, Draws, augment, mix
+from vision_ops.augment import AugmentConfig, augment, mix
 from vision_ops.card import Card, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.inputs import Inputs, kind_of_input
-from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
+from vision_ops.learners.descent import Descent, mean_loss
+from vision_ops.learners.optimizer import OptimConfig, make_optimizer
 from vision_ops.models import (
     BeginsFromData,
     build,
@@ -163,17 +159,17 @@ class ClassifierLearner:
             load_start(network, config.model.weights, config.classes)
         if config.model.dropout:
             head_of(network).register_forward_pre_hook(partial(drop, config.model.dropout))
-        self.network = in_fast_layout(network.to(self.device))
-        self.average = copy.deepcopy(self.network) if config.optim.ema_decay else None
-        self.forward: nn.Module = self.network
-        self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
-        self.optimizer = make_optimizer(self.network, config.optim)
-        self.learning = [p for p in self.network.parameters() if p.requires_grad]
-        self.is_frozen = False
-        self.schedule = LambdaLR(
-            self.optimizer, lambda step: rate(step, config.num_steps, config.optim)
+        in_fast_layout(network.to(self.device))
+        self.descent = Descent(
+            network,
+            make_optimizer(network, config.optim),
+            config.optim,
+            config.num_steps,
+            seed=config.seed,
+            num_passes=config.num_passes,
+            head=head_of(network),
+            frozen=config.model.frozen,
         )
-        self.draws = Draws(generator=torch.Generator().manual_seed(config.seed))
         self.class_weights = None
         if config.loss.kind == "balanced_cross_entropy":
             counts = torch.tensor(config.counts, dtype=torch.float32, device=self.device)
@@ -182,92 +178,41 @@ class ClassifierLearner:
     @property
     def networks(self) -> dict[str, nn.Module]:
         """Every network that learns or is evaluated, by name."""
-        networks: dict[str, nn.Module] = {"network": self.network}
-        return networks | ({"average": self.average} if self.average is not None else {})
+        return self.descent.networks
 
     def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
         """Share gradients with other processes: forward passes of training go through `wrap`."""
-        self.wrap, self.forward = wrap, wrap(self.network)
+        self.descent.distribute(wrap)
 
     def begin(self, sample: Callable[[int], Mapping[str, Tensor]]) -> None:
         """Set what first weights depend on the data: once, before the first step.
 
         `sample` gives a batch of so many pictures, the same in every worker.
         """
-        if isinstance(self.network, BeginsFromData):
-            pixels = sample(self.network.num_begin)["pixels"]
-            self.network.begin(normalize(pixels, self.config.model.preprocess, self.device))
-            if self.average is not None:
-                self.average.load_state_dict(self.network.state_dict())
+        network, average = self.descent.network, self.descent.average
+        if isinstance(network, BeginsFromData):
+            pixels = sample(network.num_begin)["pixels"]
+            network.begin(normalize(pixels, self.config.model.preprocess, self.device))
+            if average is not None:
+                average.load_state_dict(network.state_dict())
 
     def reseed(self, seed: int, rank: int = 0, num_workers: int = 1) -> None:
-        """Begin anew what the next step draws. A batch is drawn for as a whole, see `Draws`.
-
-        What draws from torch's own generator (dropout, MixUp) differs from worker to worker.
-        """
-        self.draws = replace(self.draws, rank=rank, num_workers=num_workers)
-        self.draws.generator.manual_seed(seed)
-        torch.manual_seed(seed + rank)
+        """Begin anew what the next step draws."""
+        self.descent.reseed(seed, rank, num_workers)
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One gradient step; what it lowers (before it), the gradient's norm, and the rate used."""
-        config, changes = self.config.optim, self.config.augment
-        self.network.train()
+        changes, descent = self.config.augment, self.descent
         pixels = batch["pixels"]
         if changes != AugmentConfig():
-            pixels = augment(pixels, changes, self.draws)
+            pixels = augment(pixels, changes, descent.draws)
         images = normalize(pixels, self.config.model.preprocess, self.device)
         target = batch["target"].to(self.device)
         if changes.mixup or changes.cutmix:
             images, target = mix(images, target, len(self.config.classes), changes)
-        self._freeze()
-        self.optimizer.zero_grad(set_to_none=True)
-        objective = self._backward(images, target)
-        limit = config.clip_norm or math.inf
-        norm = nn.utils.clip_grad_norm_(self.network.parameters(), limit)
-        used = self.schedule.get_last_lr()[0]
-        self.optimizer.step()
-        self.schedule.step()
-        self._follow()
-        return {
-            "objective": objective,
-            "gradient_norm": float(norm),
-            "learning_rate": float(used),
-        }
-
-    def _freeze(self) -> None:
-        """Let the last layer alone learn in the first steps; what stands before it is not gone back
-        through, and batch norm keeps the statistics that it came with.
-        """
-        is_frozen = self.schedule.last_epoch < self.config.model.frozen * self.config.num_steps
-        if is_frozen:
-            for layer in self.network.modules():
-                if isinstance(layer, _BatchNorm):
-                    layer.eval()
-        if is_frozen != self.is_frozen:
-            self.is_frozen = is_frozen
-            for parameter in self.learning:
-                parameter.requires_grad_(not is_frozen)
-            for parameter in head_of(self.network).parameters():
-                parameter.requires_grad_()
-            self.forward = self.wrap(self.network)  # it has taken note of what learns
-
-    def _backward(self, images: Tensor, target: Tensor) -> float:
-        """Gradients of the whole batch, added up piece by piece; returns what is minimised."""
-        config, pieces = self.config, self.config.num_passes
-        objective = 0.0
-        parts = zip(images.chunk(pieces), target.chunk(pieces), strict=True)
-        for number, (part, wanted) in enumerate(parts, start=1):
-            # workers add up their gradients with the last piece
-            alone = getattr(self.forward, "no_sync", nullcontext)
-            with nullcontext() if number * -(-len(images) // pieces) >= len(images) else alone():
-                loss = self._loss(self.forward(part), wanted) * (len(part) / len(images))
-                if config.optim.l1 and number == 1:
-                    weights = [p.abs().sum() for p in self.learning if p.ndim > 1]
-                    loss = loss + config.optim.l1 * torch.stack(weights).sum()
-                loss.backward()
-            objective += loss.item()
-        return objective
+        return descent.lower(
+            len(images), lambda piece: self._loss(descent.forward(images[piece]), target[piece])
+        )
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
         """What a step minimises; target int64 (B,), or (B, K) of sum 1."""
@@ -294,7 +239,7 @@ class ClassifierLearner:
 
         The loss is cross-entropy without smoothing, in float64 from the logits on.
         """
-        network = self._evaluated().eval()
+        network = self.descent.evaluated.eval()
         logits = network(normalize(batch["pixels"], self.config.model.preprocess, self.device))
         target = batch["target"].to(self.device)
         loss = F.cross_entropy(logits.double(), target, reduction="none")
@@ -309,36 +254,20 @@ class ClassifierLearner:
     @staticmethod
     def summarize(sums: Mapping[str, float]) -> dict[str, float]:
         """From the added sums of `evaluate`: mean loss and its standard error, accuracy 0..1."""
-        count = sums["count"]
-        loss = sums["loss"] / count
-        variance = max(0.0, sums["loss_squared"] / count - loss**2)
-        error = math.sqrt(variance / max(1.0, count - 1))
-        return {"loss": loss, "loss_error": error, "accuracy": sums["correct"] / count}
+        return {**mean_loss(sums), "accuracy": sums["correct"] / sums["count"]}
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; `torch.load(weights_only=True)` reads it."""
-        return {
-            **{name: network.state_dict() for name, network in self.networks.items()},
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": {"last_epoch": self.schedule.last_epoch},
-            "generator": self.draws.generator.get_state(),
-            "torch_generator": torch.get_rng_state(),
-        }
+        return self.descent.state_dict()
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Continue where `state_dict` was taken; sets torch's own CPU generator too (dropout)."""
-        for name, network in self.networks.items():
-            network.load_state_dict(state[name])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.last_epoch = state["schedule"]["last_epoch"]
-        self.schedule._last_lr = [group["lr"] for group in self.optimizer.param_groups]
-        self.draws.generator.set_state(state["generator"])
-        torch.set_rng_state(state["torch_generator"])
+        """Continue where `state_dict` was taken."""
+        self.descent.load_state_dict(state)
 
     def save(self, path: Path) -> None:
         """Write what `evaluate` evaluates as a checkpoint with its card."""
         config = self.config
-        network = self._evaluated()
+        network = self.descent.evaluated
         card = Card(
             network=config.model.network,
             activation=config.model.activation,
@@ -350,24 +279,6 @@ class ClassifierLearner:
             embedding_size=embedding_size(network, config.model.preprocess.network_shape),
         )
         save_checkpoint(path, network, card)
-
-    def _evaluated(self) -> nn.Module:
-        return self.network if self.average is None else self.average
-
-    @torch.no_grad()
-    def _follow(self) -> None:
-        """Move the average towards the network; faster in the first steps (Polyak with warm-up)."""
-        if self.average is None:
-            return
-        step = self.schedule.last_epoch
-        decay = min(self.config.optim.ema_decay, (1 + step) / (10 + step))
-        for mean, value in zip(
-            self.average.state_dict().values(), self.network.state_dict().values(), strict=True
-        ):
-            if mean.is_floating_point():
-                mean.lerp_(value, 1 - decay)
-            else:
-                mean.copy_(value)
 
 
 def load_start(network: nn.Module, weights: str, classes: tuple[str, ...]) -> None:

@@ -5,6 +5,8 @@
     build("timm:resnet50", num_classes=1000)
     build("my_package.nets:tiny", num_classes=3)
     build("cnn_gru:torchvision:resnet18", num_classes=5)    # of clips, see `cnn_rnn`
+    build("localizer:torchvision:squeezenet1_1", num_classes=3)             # and a box
+    build("torchvision_detection:fasterrcnn_resnet50_fpn", num_classes=90)  # several objects
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -18,11 +20,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from vision_ops.card import DETECTOR, LOCALIZER
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.models.airbench import Airbench
 from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
+from vision_ops.models.detection import build_detector
 from vision_ops.models.external import build_function, build_timm, build_torchvision
+from vision_ops.models.feature_map import MapEncoder
+from vision_ops.models.localizer import Localizer
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
@@ -80,12 +86,15 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if not (colon and family and name):
         raise ValueError(
             f"network {network!r}: not one of {', '.join(NETWORKS)}, "
-            "torchvision:NAME, timm:NAME, module:function, or cnn_gru:, cnn_lstm:, cnn_mean: and "
-            "one of these"
+            "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
+            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these"
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
         return CnnRnn(*without_head(encoder), num_classes, family.removeprefix("cnn_"))
+    if f"{family}:" == LOCALIZER:
+        encoder = build(name, num_classes, activation, channels)
+        return Localizer(MapEncoder(encoder, head_of(encoder)), num_classes)
     if activation != "relu":
         raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
     if channels != 3:
@@ -94,6 +103,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         return build_torchvision(name, num_classes)
     if family == "timm":
         return build_timm(name, num_classes)
+    if f"{family}:" == DETECTOR:
+        return build_detector(name, num_classes)
     return build_function(network, num_classes)
 
 

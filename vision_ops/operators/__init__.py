@@ -1,7 +1,9 @@
 """What can be done to a batch of pictures, by name: each operator is put to the same laws."""
 
-from vision_ops.operators.classify import Classifier
+from collections.abc import Callable
+from typing import Any
 
-OPERATORS: dict[str, type[Classifier]] = {
-    "classify": Classifier,
-}
+from vision_ops.operators.classify import Classifier
+from vision_ops.operators.localize import make_localizer
+
+OPERATORS: dict[str, Callable[..., Any]] = {"classify": Classifier, "localize": make_localizer}

@@ -12,7 +12,15 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from vision_ops.card import CARD_KEY, Card, card_to_json, check_size, sha256_file, write_whole
+from vision_ops.card import (
+    CARD_KEY,
+    DETECTOR,
+    Card,
+    card_to_json,
+    check_size,
+    sha256_file,
+    write_whole,
+)
 from vision_ops.checkpoint import load_state, save_checkpoint
 from vision_ops.models import build, logits_and_embeddings
 from vision_ops.models.external import AUXILIARY
@@ -121,6 +129,8 @@ def _load_tensors(path: Path) -> dict[Any, Any]:
 def _renamed(state: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     """Torchvision's published states as today's networks name things."""
     family, _, name = network.partition(":")
+    if f"{family}:" == DETECTOR:
+        return {f"network.{key}": value for key, value in state.items()}
     if family != "torchvision":
         return state
     if name in AUXILIARY:

@@ -17,6 +17,9 @@ SURE = 2.0
 """standard errors that a difference of losses must exceed"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
+SHARES = ("iou", "accuracy")
+"""metrics of 0..1 that have a curve where a learner gives them"""
+NAMES = {"iou": "Mean IoU"}
 Fit = Literal["overfits", "underfits", "is still learning", "fits"]
 ADVICE: dict[Fit, str] = {
     "overfits": "More images help most. Else: augmentation (--augment.*), weight decay or L1 "
@@ -73,8 +76,12 @@ def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
     """Put report/index.html; returns its URI."""
     best, verdict = best_of(history), judge(history, chance)
     figures = [
-        Figure(name=name.capitalize(), value=f"{best[name]:.4f}", note="on images kept back")
-        for name in ("accuracy", "loss")
+        Figure(
+            name=NAMES.get(name, name.capitalize()),
+            value=f"{best[name]:.4f}",
+            note="on images kept back",
+        )
+        for name in ("iou", "accuracy", "loss")
         if name in best
     ]
     figures += [
@@ -83,9 +90,9 @@ def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
         Figure(name="The network", value=verdict.fit, bad=verdict.fit != "fits"),
     ]
     curves = [_curve("loss", history)]
-    if "accuracy" in best:
-        curves.append(_curve("accuracy", history))
+    curves += [_curve(name, history) for name in SHARES if name in best]
     columns = ["epoch", "objective", "train_loss", "loss", "train_accuracy", "accuracy"]
+    columns += ["train_iou", "iou", "localisation_accuracy"]
     columns += ["learning_rate", "seconds"]
     columns = [name for name in columns if name in best]
     rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
@@ -105,11 +112,11 @@ def _curve(name: str, history: Sequence[Metrics]) -> Chart:
         Series(name="images kept back", x=epochs, y=[m[name] for m in history], kind="strong"),
     ]
     largest = max(max(one.y) for one in series)
-    top = 1.0 if name == "accuracy" else _round_up(largest)
+    top = 1.0 if name in SHARES else _round_up(largest)
     last = 5 * math.ceil(len(history) / 5)  # five whole steps
     svg = charts.lines(series, "epoch", name, x_range=(0, last), y_range=(0, top), height=300)
     return Chart(
-        title=name.capitalize(),
+        title=NAMES.get(name, name.capitalize()),
         svg=svg,
         caption="Both without augmentation, on equally many images.",
     )

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
 from jobs.runtime.slices import Row, Slice, make_slice, version
+from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry, join
 
@@ -24,7 +25,8 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per file, in order, sixteen reads in flight."""
     targets = [(name, name, join(_folder(origin, piece), name)) for name in piece.files]
-    yield from read_all(origin, targets, [_folder_label(origin, name) for name in piece.files])
+    truths = [_folder_label(origin, name) for name in piece.files]
+    yield from read_all(origin, targets, truths, beside=origin.source.label == boxes.LABEL)
 
 
 def _folder(origin: Origin, piece: Slice) -> str:
@@ -41,13 +43,23 @@ def _folder_label(origin: Origin, name: str) -> str | None:
 
 
 def read_all(
-    origin: Origin, targets: Sequence[tuple[str, str, str]], truths: Sequence[str | None]
+    origin: Origin,
+    targets: Sequence[tuple[str, str, str]],
+    truths: Sequence[str | None],
+    *,
+    beside: bool = False,
 ) -> Iterator[Row]:
-    """Rows of (id, name, uri) triples, in order, sixteen reads in flight."""
+    """Rows of (id, name, uri) triples, in order, sixteen reads in flight.
+
+    With `beside`, truths are what Pascal VOC's files beside the pictures say.
+    """
 
     def read_one(target: tuple[str, str, str], truth: str | None) -> Row:
         row_id, name, uri = target
         data, error = read_object(origin, name, uri)
+        if beside and not error:
+            truth, error = boxes.read_voc(origin, uri)
+            data = b"" if error else data
         return Row(id=row_id, uri=uri, data=data, truth=truth, error=error)
 
     with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:

@@ -35,7 +35,9 @@ class Source:
     label: str = "auto"
     """true classes: auto (Parquet column label_name or label, a tar's .cls or .json, a series'
     class, a beat's AAMI class), folder (the parent folder's name), none, or the name of a Parquet
-    column, JSON field or ARFF attribute; `symbol`: a beat's as it was annotated"""
+    column, JSON field or ARFF attribute; `symbol`: a beat's as it was annotated; `boxes`: true
+    objects from a Parquet column `objects`, or Pascal VOC's x.xml beside x.jpg or in
+    ../annotations"""
     group: str = "auto"
     """rows that belong together, and are learnt from or validated on together: auto (a Parquet
     column group, patient or subject; a beat's record; `sub-…` in a path), none, a Parquet column,
@@ -94,6 +96,8 @@ class Origin:
     def is_ignored(self, name: str) -> bool:
         """True where a pattern of `ignore` matches the path or one of its parts."""
         candidates = (name, *name.split("/"))
+        if self.source.label == "boxes" and name.lower().endswith(".xml"):
+            return True  # said with its picture
         return any(fnmatchcase(c, pattern) for pattern in self.source.ignore for c in candidates)
 
     def is_image(self, name: str) -> bool:

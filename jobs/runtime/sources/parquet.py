@@ -1,13 +1,15 @@
 """Parquet with an image column: binary, or Hugging Face's struct<bytes, path>."""
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
+from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry
 
@@ -75,11 +77,12 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
             file = pq.ParquetFile(source, pre_buffer=True)
             first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
             found = read_columns(origin, file, range(piece.start, piece.stop))
-            for data, truth, group in found:
+            for data, truth, group, problem in found:
                 number = first + seen
                 seen += 1
                 name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
                 error = "no image in this row" if not data else origin.refuse_size(len(data))
+                error = error or problem
                 data = b"" if error else data
                 yield Row(id=name, uri=uri, data=data, truth=truth, group=group, error=error)
         return
@@ -101,12 +104,12 @@ def _prove_readable(origin: Origin, uri: str) -> None:
 
 def read_columns(
     origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
-) -> Iterator[tuple[bytes, str | None, str]]:
-    """(image bytes, label, group) of each row of these row groups."""
+) -> Iterator[tuple[bytes, str | None, str, str]]:
+    """(image bytes, truth, group, what is wrong with the truth) of each row of these groups."""
     schema = file.schema_arrow
     column = image_column(schema, origin.source.image)
     label = label_column(schema, origin.source.label)
-    names = _class_names(schema, label)
+    tells = truth_reader(origin, schema, label)
     group = origin.group_column(schema.names)
     wanted = list(dict.fromkeys(filter(None, (column, label, group))))
     for batch in file.iter_batches(ROWS_PER_READ, row_groups=list(row_groups), columns=wanted):
@@ -116,12 +119,23 @@ def read_columns(
         truths = batch.column(label) if label else None
         groups = batch.column(group) if group else None
         for number, image in enumerate(images):
-            belongs = _truth(groups, number, ()) or ""
-            yield image.as_py() or b"", _truth(truths, number, names), belongs
+            belongs = _name(groups[number].as_py() if groups is not None else None, ()) or ""
+            truth, problem = tells(truths[number].as_py()) if truths is not None else (None, "")
+            yield image.as_py() or b"", truth, belongs, problem
 
 
-def _truth(truths: pa.Array | None, number: int, names: Sequence[str]) -> str | None:
-    value = truths[number].as_py() if truths is not None else None
+def truth_reader(
+    origin: Origin, schema: pa.Schema, label: str
+) -> Callable[[Any], tuple[str | None, str]]:
+    """What makes a value of the label column the truth of a row, or says what is wrong with it."""
+    if origin.source.label == boxes.LABEL:
+        categories = boxes.category_names(schema)
+        return lambda value: boxes.truth_of(value, categories)
+    names = _class_names(schema, label)
+    return lambda value: (_name(value, names), "")
+
+
+def _name(value: Any, names: Sequence[str]) -> str | None:
     if value is None:
         return None
     if names and isinstance(value, int) and 0 <= value < len(names):
@@ -149,9 +163,11 @@ def _holds_bytes(type: pa.DataType) -> bool:
 
 
 def label_column(schema: pa.Schema, wanted: str) -> str:
-    """The column of true classes, or "": `auto` takes label_name, else label."""
+    """The column of truths, or "": `auto` takes label_name, else label; `boxes` takes objects."""
     if wanted in ("none", "folder"):
         return ""
+    if wanted == boxes.LABEL:
+        return boxes.objects_column(schema)
     if wanted == "auto":
         return next((name for name in ("label_name", "label") if name in schema.names), "")
     if wanted not in schema.names:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources.files import read_all
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.sources.parquet import label_column, read_metadata
+from jobs.runtime.sources.parquet import label_column, read_metadata, truth_reader
 from jobs.runtime.storage import Entry, absolute, join
 
 USUAL_NAMES = ("uri", "url", "path", "image", "file", "file_name")
@@ -34,15 +34,18 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per address, in order. A relative address is relative to the table's folder."""
     shard = origin.name(piece.uri)
-    addresses, truths, groups = _addresses(origin, piece)
+    addresses, told, groups = _addresses(origin, piece)
+    truths = [truth for truth, _ in told]
     targets: list[tuple[str, str, str]] = []
     for number, address in enumerate(addresses, start=piece.start):
         uri = address or ""
         if uri and "://" not in uri and not uri.startswith("/"):
             uri = join(posixpath.dirname(piece.uri), uri)
         targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
-    for row, group in zip(_read_good(origin, targets, truths), groups, strict=True):
-        yield replace(row, group=group)
+    rows = _read_good(origin, targets, truths)
+    for row, (_, problem), group in zip(rows, told, groups, strict=True):
+        error = row.error or problem
+        yield replace(row, group=group, error=error, data=b"" if error else row.data)
 
 
 def _read_good(
@@ -69,8 +72,11 @@ def _refuse(uri: str) -> str:
 
 def _addresses(
     origin: Origin, piece: Slice
-) -> tuple[list[str | None], list[str | None], list[str]]:
-    """Addresses, labels, groups of rows start..stop, reading only what row groups hold them."""
+) -> tuple[list[str | None], list[tuple[str | None, str]], list[str]]:
+    """Addresses, truths with what is wrong with them, and groups of rows start..stop.
+
+    Only the row groups that hold them are read.
+    """
     with origin.storage.open_input(piece.uri) as source:
         file = pq.ParquetFile(source)
         column = address_column(file.schema_arrow, origin.source.image)
@@ -86,11 +92,13 @@ def _addresses(
         wanted = list(dict.fromkeys(filter(None, (column, label, group))))
         table = file.read_row_groups(held, columns=wanted)
     table = table.slice(piece.start - (ends[held[0]] - sizes[held[0]]), piece.stop - piece.start)
-    truths = table.column(label).to_pylist() if label else [None] * len(table)
-    named = [None if truth is None else str(truth) for truth in truths]
+    told: list[tuple[str | None, str]] = [(None, "")] * len(table)
+    if label:
+        tells = truth_reader(origin, table.schema, label)
+        told = [tells(value) for value in table.column(label).to_pylist()]
     groups = table.column(group).to_pylist() if group else [None] * len(table)
     belongs = ["" if each is None else str(each) for each in groups]
-    return table.column(column).to_pylist(), named, belongs
+    return table.column(column).to_pylist(), told, belongs
 
 
 def address_column(schema: pa.Schema, wanted: str) -> str:

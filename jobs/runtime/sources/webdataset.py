@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import pyarrow as pa
 
 from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
+from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import S3, Entry
 
@@ -48,6 +49,8 @@ class _Sample:
 
 def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
     """Local tars and those above 1 GiB by runs of samples; other remote ones and .tar.gz whole."""
+    if origin.source.label == boxes.LABEL:
+        raise ValueError("data.label boxes: not read from tars; from Parquet and beside files")
     for entry in entries:
         stamp = version(entry.size, entry.mtime_ns)
         spans: Iterable[tuple[int, int, int]] = [(0, entry.size, UNKNOWN)]

@@ -1,0 +1,127 @@
+"""Say where in every image things are: one result row per image, boxes in pixels.
+
+    python -m jobs.localize                       # the drawn shapes, by what train_localizer learnt
+    python -m jobs.localize --data.uri s3://b/in --op.weights s3://b/w.safetensors --out s3://b/out
+    python -m jobs.localize --data.uri photos --op.weights squeezenet.safetensors --op.method cam
+
+reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
+
+writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, confidence (0..1),
+                                  boxes list<label, confidence, box (x0, y0, x1, y1)>, height_px,
+                                  width_px of the upright original; image_uri with --overlays
+         images/<id>.jpg          with --overlays: the image with its boxes, 640 px at the most
+         report/index.html        counts, histograms, the surest and least sure pictures, failures
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import pyarrow as pa
+import tyro
+
+from jobs.pictures.localization import make_work, overlay
+from jobs.pictures.network import facts
+from jobs.runtime import bulk
+from jobs.runtime.command import run_command
+from jobs.runtime.dry_run import describe
+from jobs.runtime.plan import make_plan
+from jobs.runtime.report import bulk as bulk_report
+from jobs.runtime.reread import read_images
+from jobs.runtime.resources import Resources, decide_engine
+from jobs.runtime.run import Run
+from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.storage import Storage, StorageConfig, absolute
+from vision_ops.decode import DecodeConfig, UnreadableImageError
+from vision_ops.decoders import make_decoder
+from vision_ops.operators.localize import LocalizerConfig, method_of
+from vision_ops.weights import Resolved, resolve
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Say what is in each image, and where."""
+
+    data: Source = field(
+        default_factory=lambda: Source(uri="runs/make_samples/shapes/test", label="boxes")
+    )
+    """where the images are"""
+    op: LocalizerConfig = field(default_factory=LocalizerConfig)
+    """what is done to each batch"""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """how bytes become pixels"""
+    resources: Resources = field(default_factory=Resources)
+    """how it is run: how fast, how patient; never changes a result"""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """how S3 is reached"""
+    out: str = "runs/localize"
+    """run directory, local path or s3:// URI"""
+    overlays: bool = False
+    """write each image with its boxes too, below images/"""
+    accept_licence: bool = False
+    """use weights whose licence forbids commercial use"""
+    retry_failed: bool = False
+    """do again the slices that hold failed rows"""
+    dry_run: bool = False
+    """say what would be done, and do nothing"""
+
+
+def main(config: Config) -> Run:
+    """Localise, write the report, and return the finished run."""
+    storage = Storage(config.storage)
+    # a wrong checkpoint fails here, not on forty machines
+    weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    method = method_of(config.op, weights.card)
+    decoder = make_decoder(config.decode, weights.card.preprocess)
+    origin = Origin(source=config.data, storage=storage, suffixes=decoder.suffixes)
+    opened = Run.open(
+        config.out,
+        job="localize",
+        config=config,
+        identity=identity(config, weights),
+        storage=storage,
+    )
+    with opened as run:
+        plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
+        resources = decide_engine(config.resources, plan.rows)
+        work = make_work(
+            config.op, method, config.decode, resources, weights, overlays=config.overlays
+        )
+        if config.dry_run:
+            sys.stdout.write(describe(run, plan, work, resources))
+            return run
+        run.note(weights=facts(weights) | {"method": method})
+        bulk.apply(run, plan, work, resources)
+        report = bulk_report.write(run, partial(drawn, run))
+        run.lap("report")
+        run.finish(report=report)
+    return run
+
+
+def identity(config: Config, weights: Resolved) -> dict[str, object]:
+    """What can change a result: the run's fingerprint covers it."""
+    op = replace(config.op, weights=weights.sha256)
+    data = replace(config.data, uri=absolute(config.data.uri))
+    return {"data": data, "op": op, "decode": config.decode, "overlays": config.overlays}
+
+
+def drawn(run: Run, ids: Sequence[str]) -> Mapping[str, bytes]:
+    """Images of the report with what was found in them; those that are gone are left out."""
+    rows: dict[str, dict[str, object]] = {}
+    wanted = set(ids)
+    for batch in run.results(("id", "boxes")):
+        there = batch["id"].to_pylist()
+        chosen = pa.array([number for number, id in enumerate(there) if id in wanted], pa.int64())
+        rows |= {row["id"]: row for row in batch.take(chosen).to_pylist()}
+    found = {}
+    for id, data in read_images(run, ids).items():
+        try:
+            found[id] = overlay(data, rows[id])
+        except UnreadableImageError:  # changed since
+            continue
+    return found
+
+
+if __name__ == "__main__":
+    run_command(main, tyro.cli(Config, prog="python -m jobs.localize", description=__doc__))

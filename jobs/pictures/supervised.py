@@ -1,0 +1,198 @@
+"""Learning from labelled inputs: what each such job does around its learner."""
+
+import hashlib
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Generic, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from jobs.pictures import learning
+from jobs.pictures.learning import make_reading, plan_source, read_data
+from jobs.runtime.checkpoints import BEST, best_of, read_metrics
+from jobs.runtime.epochs import sample_of
+from jobs.runtime.examples import Examples
+from jobs.runtime.learner import Learner, Metrics, Training
+from jobs.runtime.mixed import read_precision
+from jobs.runtime.report import training as training_report
+from jobs.runtime.run import Run
+from jobs.runtime.storage import Storage, StorageConfig
+from jobs.runtime.training import describe_training, fit, read_sample
+from vision_ops.weights import Resolved
+
+logger = logging.getLogger(__name__)
+
+START = "checkpoints/start.safetensors"
+"""what a training begins with: later attempts, and workers on other machines, find it there"""
+SAMPLE_BATCHES = 2
+"""of a dry run"""
+WITHOUT_EFFECT = ("resources", "storage", "out", "dry_run", "accept_licence")
+"""fields of a request that change no result"""
+
+
+class Request(learning.Request, Protocol):
+    """The part of a training job's config that all of them have; a dataclass."""
+
+    @property
+    def storage(self) -> StorageConfig: ...
+
+    @property
+    def out(self) -> str: ...
+
+    @property
+    def dry_run(self) -> bool: ...
+
+
+Asked = TypeVar("Asked", bound=Request)
+Given = TypeVar("Given", bound=Request, contravariant=True)
+
+
+class AsTraining(Protocol[Given]):
+    """Makes the training over examples, from the checkpoint at `start` if that is not empty.
+
+    Of a dry run's sample (`whole` false) classes may be missing. Raises ValueError where nothing
+    can be learnt. `learn_truth` and `validate_truth` have a column `target`.
+    """
+
+    def __call__(  # noqa: D102
+        self, run: Run, config: Given, learn: Examples, validate: Examples, start: str, whole: bool
+    ) -> Training: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task(Generic[Asked]):
+    """A training job."""
+
+    job: str
+    """as manifests name it"""
+    as_training: AsTraining[Asked]
+    loss_of_chance: Callable[[Training], float]
+    """of one who knows no more than how often each answer is right"""
+    told: dict[str, str]
+    """metric -> its name for a person, the chief one first"""
+
+
+def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
+    """Train, or go on training, and return the finished run."""
+    opened = Run.open(
+        config.out,
+        job=task.job,
+        config=config,
+        identity=identity(config, start),
+        storage=Storage(config.storage),
+    )
+    with opened as run:
+        if config.dry_run:
+            sys.stdout.write(describe(run, config, task, start))
+            return run
+        if run.manifest.get("status") == "done":
+            best = best_of(read_metrics(run.uri, run.storage))
+            logger.info("%s: already trained: %s", run.path(BEST), tell(best, task))
+            return run
+        training = make_training(run, config, task, start)
+        run.note(status="running")
+        history = fit(training, config.resources)
+        run.lap("training")
+        finish(run, training, history, task)
+    return run
+
+
+def identity(config: Request, start: Resolved | None = None) -> dict[str, object]:
+    """What can change a result: the run's fingerprint covers it."""
+    names = [each.name for each in fields(config) if each.name not in WITHOUT_EFFECT]  # pyright: ignore[reportArgumentType]
+    found: dict[str, Any] = {name: getattr(config, name) for name in names}
+    if start is not None:
+        found["model"] = replace(found["model"], weights=start.sha256)
+    return found
+
+
+def make_training(
+    run: Run, config: Asked, task: Task[Asked], start: Resolved | None = None
+) -> Training:
+    """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
+    if start is not None:
+        run.put(START, start.path.read_bytes())
+    learn, validate = read_data(run, config)
+    asked = config.training
+    if asked.max_examples:
+        learn = learn.take(sample_of(len(learn), asked.max_examples, asked.seed))
+    uri = run.path(START) if start else ""
+    training = task.as_training(run, config, learn, validate, uri, True)
+    counts = np.bincount(training.learn_truth["target"])
+    logger.info(
+        "%d images to learn from, %d to validate on, %d classes of %d to %d",
+        len(training.learn), len(training.validate), len(counts), counts.min(), counts.max(),
+    )  # fmt: skip
+    run.lap("decoding")
+    return training
+
+
+def learner_maker(
+    learner: Callable[[Any, torch.device], Learner], config: Any, storage: Storage, start: str
+) -> Callable[[torch.device], Learner]:
+    """What makes the learner, in a worker; what it begins with is fetched to there."""
+    return partial(_make, learner, config, storage, start)
+
+
+def _make(
+    learner: Callable[[Any, torch.device], Learner],
+    config: Any,
+    storage: Storage,
+    start: str,
+    device: torch.device,
+) -> Learner:
+    model = replace(config.model, weights=str(storage.fetch(start)) if start else "")
+    return learner(replace(config, model=model), device)
+
+
+def refuse_empty(counts: np.ndarray, classes: Sequence[str]) -> None:
+    """Raise ValueError where a class has no picture to learn from."""
+    if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
+        raise ValueError(f"data: no picture to learn from of {empty[:10]}")
+
+
+def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None) -> str:
+    """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
+    plan = plan_source(run, config, "data", write=False)
+    reading = make_reading(run.uri, config, plan)
+    sample = read_sample(plan, reading, SAMPLE_BATCHES * config.training.batch_size)
+    begin = str(start.path) if start else ""
+    training = task.as_training(run, config, sample, sample, begin, False)
+    share = 1.0 if config.validation.uri else 1 - config.training.validation_fraction
+    return describe_training(run, plan, training, share)
+
+
+def finish(run: Run, training: Training, history: Sequence[Metrics], task: Task[Asked]) -> None:
+    """Say what came out, in the manifest and to the person."""
+    best, chance = best_of(history, training.monitor), task.loss_of_chance(training)
+    report = training_report.write(run, history, chance)
+    run.lap("report")
+    weights = run.storage.read(run.path(BEST))
+    run.finish(
+        counts={"learn": len(training.learn), "validate": len(training.validate)},
+        weights={"path": BEST, "sha256": hashlib.sha256(weights).hexdigest()},
+        metrics={name: best[name] for name in ("epoch", "loss", *task.told)},
+        report=report,
+        precision=read_precision(run.uri, run.storage) or {"precision": training.config.precision},
+    )
+    logger.info("%s", training_report.judge(history, chance))
+    logger.info(
+        "%s: %s on %d images kept back, of epoch %d",
+        run.path(BEST), tell(best, task), len(training.validate), best["epoch"],
+    )  # fmt: skip
+
+
+def tell(metrics: Metrics, task: Task[Asked]) -> str:
+    """The task's metrics in words."""
+    return ", ".join(f"{name} {metrics[key]:.4f}" for key, name in task.told.items())
+
+
+def entropy(targets: np.ndarray) -> float:
+    """Cross-entropy of guessing int64 (N,) by the classes' shares, in nats."""
+    counts = np.bincount(targets)
+    shares = counts[counts > 0] / counts.sum()
+    return float(-(shares * np.log(shares)).sum())
