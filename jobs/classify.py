@@ -19,6 +19,7 @@ from functools import partial
 
 import tyro
 
+from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.classification import make_work
 from jobs.pictures.network import choose_network, facts, make_request, recalled
 from jobs.runtime import bulk
@@ -27,12 +28,11 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_thumbnails
-from jobs.runtime.resources import Resources, decide_engine
+from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
-from jobs.runtime.storage import Storage, StorageConfig, absolute
+from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import sample_of
-from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.inputs import kind_of_input
 from vision_ops.operators.classify import ClassifierConfig
@@ -44,27 +44,15 @@ FEW_ROWS = 2_000
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BulkConfig):
     """Name what is in each image."""
 
     data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/test"))
     """where the images are"""
     op: ClassifierConfig = field(default_factory=ClassifierConfig)
     """what is done to each batch"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
-    resources: Resources = field(default_factory=Resources)
-    """how it is run: how fast, how patient; never changes a result"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
     out: str = "runs/classify"
     """run directory, local path or s3:// URI"""
-    accept_licence: bool = False
-    """use weights whose licence forbids commercial use"""
-    retry_failed: bool = False
-    """do again the slices that hold failed rows"""
-    dry_run: bool = False
-    """say what would be done, and do nothing"""
 
 
 def main(config: Config) -> Run:

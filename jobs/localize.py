@@ -21,6 +21,7 @@ from functools import partial
 import pyarrow as pa
 import tyro
 
+from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.localization import make_work, overlay
 from jobs.pictures.network import facts
 from jobs.runtime import bulk
@@ -29,18 +30,18 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_images
-from jobs.runtime.resources import Resources, decide_engine
+from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
-from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.decode import DecodeConfig, UnreadableImageError
+from jobs.runtime.storage import Storage, absolute
+from vision_ops.decode import UnreadableImageError
 from vision_ops.decoders import make_decoder
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.weights import Resolved, resolve
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(BulkConfig):
     """Say what is in each image, and where."""
 
     data: Source = field(
@@ -49,22 +50,10 @@ class Config:
     """where the images are"""
     op: LocalizerConfig = field(default_factory=LocalizerConfig)
     """what is done to each batch"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
-    resources: Resources = field(default_factory=Resources)
-    """how it is run: how fast, how patient; never changes a result"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
     out: str = "runs/localize"
     """run directory, local path or s3:// URI"""
     overlays: bool = False
     """write each image with its boxes too, below images/"""
-    accept_licence: bool = False
-    """use weights whose licence forbids commercial use"""
-    retry_failed: bool = False
-    """do again the slices that hold failed rows"""
-    dry_run: bool = False
-    """say what would be done, and do nothing"""
 
 
 def main(config: Config) -> Run:

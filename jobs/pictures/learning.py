@@ -1,5 +1,6 @@
 """The labelled data of a training, read and decoded: what it learns from, what it validates on."""
 
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from jobs.runtime.examples import Examples, ReaderArgs, refuse_shared_groups, validation_part
@@ -7,6 +8,7 @@ from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.storage import StorageConfig
 from jobs.runtime.training import TrainingResources, read_examples
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
@@ -20,29 +22,33 @@ class Model(Protocol):
     def preprocess(self) -> Inputs: ...
 
 
-class Request(Protocol):
-    """The part of a training job's config that its data depend on."""
+@dataclass(frozen=True, kw_only=True)
+class TrainingJobConfig:
+    """What every training from labels is asked for; its own Config adds how it learns."""
 
-    @property
-    def data(self) -> Source: ...
+    data: Source
+    """labelled images to learn from"""
+    validation: Source = field(default_factory=lambda: Source(uri=""))
+    """labelled images to choose the best epoch by; without uri: a part of the data"""
+    decode: DecodeConfig = field(default_factory=DecodeConfig)
+    """how bytes become pixels"""
+    model: Model
+    """which network"""
+    training: TrainingConfig
+    """how long, on how many at once"""
+    resources: TrainingResources = field(default_factory=TrainingResources)
+    """how it is run: how fast, how patient"""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """how S3 is reached"""
+    out: str
+    """run directory, local path or s3:// URI"""
+    accept_licence: bool = False
+    """start from weights whose licence forbids commercial use"""
+    dry_run: bool = False
+    """say what would be done, and do nothing"""
 
-    @property
-    def validation(self) -> Source: ...
 
-    @property
-    def decode(self) -> DecodeConfig: ...
-
-    @property
-    def model(self) -> Model: ...
-
-    @property
-    def training(self) -> TrainingConfig: ...
-
-    @property
-    def resources(self) -> TrainingResources: ...
-
-
-def make_reading(run_uri: str, request: Request, plan: Plan) -> ReaderArgs:
+def make_reading(run_uri: str, request: TrainingJobConfig, plan: Plan) -> ReaderArgs:
     """How a source is read and decoded."""
     return ReaderArgs(
         origin=plan.origin,
@@ -52,7 +58,7 @@ def make_reading(run_uri: str, request: Request, plan: Plan) -> ReaderArgs:
     )
 
 
-def read_data(run: Run, request: Request) -> tuple[Examples, Examples]:
+def read_data(run: Run, request: TrainingJobConfig) -> tuple[Examples, Examples]:
     """Examples to learn from and to validate on. The plans come first: they need no Ray."""
     plans = [plan_source(run, request, "data")]
     if request.validation.uri:
@@ -69,7 +75,7 @@ def read_data(run: Run, request: Request) -> tuple[Examples, Examples]:
     return found[0].take(~kept), found[0].take(kept)
 
 
-def plan_source(run: Run, request: Request, name: str, *, write: bool = True) -> Plan:
+def plan_source(run: Run, request: TrainingJobConfig, name: str, *, write: bool = True) -> Plan:
     """The slices of a source, the same in each attempt: a training does not change its data."""
     source = request.data if name == "data" else request.validation
     decoder = make_decoder(request.decode, request.model.preprocess)

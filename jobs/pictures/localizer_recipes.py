@@ -3,12 +3,10 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from jobs.pictures.learning import TrainingJobConfig
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.sources.origin import Source
-from jobs.runtime.storage import StorageConfig
-from jobs.runtime.training import TrainingResources
 from vision_ops.augment import AugmentConfig
-from vision_ops.decode import DecodeConfig
 from vision_ops.learners.localize import LocalizerModelConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
@@ -19,7 +17,7 @@ SHAPES = Preprocess(
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TrainingJobConfig):
     """Learn to say what is in an image and where."""
 
     data: Source = field(
@@ -28,8 +26,6 @@ class Config:
     """images with the boxes of their objects to learn from"""
     validation: Source = field(default_factory=lambda: Source(uri="", label="boxes"))
     """such images to choose the best epoch by; without uri: a part of the data"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
     model: LocalizerModelConfig = field(
         default_factory=lambda: LocalizerModelConfig(preprocess=SHAPES, licence="CC0-1.0")
     )
@@ -42,16 +38,8 @@ class Config:
     """how training images are varied, their boxes with them"""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20))
     """how long, on how many at once"""
-    resources: TrainingResources = field(default_factory=TrainingResources)
-    """how it is run: how fast, how patient"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
     out: str = "runs/train_localizer"
     """run directory, local path or s3:// URI"""
-    accept_licence: bool = False
-    """start from weights whose licence forbids commercial use"""
-    dry_run: bool = False
-    """say what would be done, and do nothing"""
 
 
 def shapes() -> Config:

@@ -3,13 +3,11 @@
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
+from jobs.pictures.learning import TrainingJobConfig
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.sources.origin import Source
-from jobs.runtime.storage import StorageConfig
-from jobs.runtime.training import TrainingResources
 from vision_ops.augment import AugmentConfig
 from vision_ops.clips import ClipPreprocess
-from vision_ops.decode import DecodeConfig
 from vision_ops.learners.classify import LossConfig, ModelConfig, refuse_augment
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
@@ -39,15 +37,11 @@ PLAIN_LOSS = LossConfig(label_smoothing=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(TrainingJobConfig):
     """Learn to name what is in an image."""
 
     data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/train"))
     """labelled images to learn from"""
-    validation: Source = field(default_factory=lambda: Source(uri=""))
-    """labelled images to choose the best epoch by; without uri: a part of the data"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
     model: ModelConfig = field(
         default_factory=lambda: ModelConfig(preprocess=DIGITS, licence="CC-BY-4.0")
     )
@@ -62,16 +56,8 @@ class Config:
     """how training images are varied"""
     training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=14))
     """how long, on how many at once"""
-    resources: TrainingResources = field(default_factory=TrainingResources)
-    """how it is run: how fast, how patient"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
     out: str = "runs/train_classifier"
     """run directory, local path or s3:// URI"""
-    accept_licence: bool = False
-    """start from weights whose licence forbids commercial use"""
-    dry_run: bool = False
-    """say what would be done, and do nothing"""
 
     def __post_init__(self) -> None:
         refuse_augment(self.model.preprocess, self.augment)

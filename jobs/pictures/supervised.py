@@ -11,8 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from jobs.pictures import learning
-from jobs.pictures.learning import make_reading, plan_source, read_data
+from jobs.pictures.learning import TrainingJobConfig, make_reading, plan_source, read_data
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
 from jobs.runtime.epochs import sample_of
 from jobs.runtime.examples import Examples
@@ -20,7 +19,7 @@ from jobs.runtime.learner import Learner, Metrics, Training
 from jobs.runtime.mixed import read_precision
 from jobs.runtime.report import training as training_report
 from jobs.runtime.run import Run
-from jobs.runtime.storage import Storage, StorageConfig
+from jobs.runtime.storage import Storage
 from jobs.runtime.training import describe_training, fit, read_sample
 from vision_ops.weights import Resolved
 
@@ -31,24 +30,11 @@ START = "checkpoints/start.safetensors"
 SAMPLE_BATCHES = 2
 """of a dry run"""
 WITHOUT_EFFECT = ("resources", "storage", "out", "dry_run", "accept_licence")
-"""fields of a request that change no result"""
+"""fields of a config that change no result"""
 
 
-class Request(learning.Request, Protocol):
-    """The part of a training job's config that all of them have; a dataclass."""
-
-    @property
-    def storage(self) -> StorageConfig: ...
-
-    @property
-    def out(self) -> str: ...
-
-    @property
-    def dry_run(self) -> bool: ...
-
-
-Asked = TypeVar("Asked", bound=Request)
-Given = TypeVar("Given", bound=Request, contravariant=True)
+Asked = TypeVar("Asked", bound=TrainingJobConfig)
+Given = TypeVar("Given", bound=TrainingJobConfig, contravariant=True)
 
 
 class AsTraining(Protocol[Given]):
@@ -101,9 +87,9 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
     return run
 
 
-def identity(config: Request, start: Resolved | None = None) -> dict[str, object]:
+def identity(config: TrainingJobConfig, start: Resolved | None = None) -> dict[str, object]:
     """What can change a result: the run's fingerprint covers it."""
-    names = [each.name for each in fields(config) if each.name not in WITHOUT_EFFECT]  # pyright: ignore[reportArgumentType]
+    names = [each.name for each in fields(config) if each.name not in WITHOUT_EFFECT]
     found: dict[str, Any] = {name: getattr(config, name) for name in names}
     if start is not None:
         found["model"] = replace(found["model"], weights=start.sha256)

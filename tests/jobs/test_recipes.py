@@ -31,7 +31,7 @@ from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
 from vision_ops.learners.classify import ModelConfig
 from vision_ops.learners.optimizer import OptimConfig
-from vision_ops.models import NETWORKS
+from vision_ops.models import build, embedding_size
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights import resolve
 
@@ -69,7 +69,11 @@ def finetuned(others: Path, weights: Path | str, out: Path, **model: Any) -> Con
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_recipe_names_a_network_that_is_built_or_weights_that_bring_one(name: str):
     model = PRESETS[name]().model
-    assert model.network in NETWORKS or (not model.network and model.weights)
+    assert bool(model.network) != bool(model.weights)
+    if model.network:
+        network = build(model.network, 10, channels=model.preprocess.num_channels).eval()
+        shape = model.preprocess.network_shape
+        assert embedding_size(network, shape) > 0
 
 
 def test_finetuning_takes_network_and_pictures_of_its_weights_and_says_where_they_came_from(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vision_ops.augment import AugmentConfig, augment, mix
 from vision_ops.card import Card, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
+from vision_ops.clips import ClipPreprocess
 from vision_ops.inputs import Inputs, kind_of_input
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
@@ -125,7 +126,7 @@ class ClassifierLearnerConfig:
 
 def refuse_augment(preprocess: Inputs, config: AugmentConfig) -> None:
     """Raise ValueError where what is made for pictures would change a signal or a volume."""
-    if isinstance(preprocess, Preprocess):
+    if isinstance(preprocess, Preprocess | ClipPreprocess):
         return
     blank = asdict(AugmentConfig())
     if wanted := [name for name, value in asdict(config).items() if value != blank[name]]:
