@@ -3,6 +3,8 @@
 Light on purpose: decoder processes import it and start without torch.
 """
 
+from functools import lru_cache
+
 import numpy as np
 
 
@@ -18,18 +20,26 @@ def resample(values: np.ndarray, size: int, axis: int) -> np.ndarray:
     length = values.shape[axis]
     if length == size:
         return values
+    along = np.moveaxis(values, axis, 0)
+    fitted = np.zeros((size, *along.shape[1:]), values.dtype)
+    rest = (1,) * (along.ndim - 1)
+    for places, weights in zip(*_taps(length, size), strict=True):
+        fitted += weights.astype(values.dtype).reshape(-1, *rest) * along[places]
+    return np.moveaxis(fitted, 0, axis)
+
+
+@lru_cache(maxsize=64)
+def _taps(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """What new places are sums of: old places int64 and weights float64, both (taps, size)."""
     scale = length / size
     reach = max(scale, 1.0)
-    along = np.moveaxis(values, axis, 0)
-    fitted = np.empty((size, *along.shape[1:]), values.dtype)
-    for place in range(size):
-        middle = (place + 0.5) * scale
-        first = max(int(middle - reach + 0.5), 0)
-        last = min(int(middle + reach + 0.5), length)
-        distance = np.abs(np.arange(first, last) + 0.5 - middle) / reach
-        weights = np.maximum(1 - distance, 0).astype(values.dtype)
-        fitted[place] = np.tensordot(weights / weights.sum(), along[first:last], axes=1)
-    return np.moveaxis(fitted, 0, axis)
+    middle = (np.arange(size) + 0.5) * scale
+    first = np.maximum((middle - reach + 0.5).astype(np.int64), 0)
+    last = np.minimum((middle + reach + 0.5).astype(np.int64), length)
+    places = first + np.arange((last - first).max())[:, None]
+    weights = np.maximum(1 - np.abs(places + 0.5 - middle) / reach, 0)
+    weights = np.where(places < last, weights, 0)
+    return places.clip(max=length - 1), weights / weights.sum(axis=0)
 
 
 def standardise(values: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:

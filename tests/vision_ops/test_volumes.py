@@ -203,7 +203,7 @@ def test_a_card_keeps_how_volumes_are_prepared():
         embedding_size=64,
     )  # fmt: skip
     assert card_from_json(card_to_json(card)) == card
-    with pytest.raises(ValueError, match="kind 'cloud': not one of picture, signal, volume"):
+    with pytest.raises(ValueError, match="kind 'cloud': not one of picture, clip, signal, volume"):
         card_from_json(card_to_json(card).replace('"volume"', '"cloud"'))
 
 
