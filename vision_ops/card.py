@@ -16,7 +16,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
-from vision_ops.clips import CLIP_NETWORKS, ClipPreprocess
+from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
 
 CARD_KEY = "argus_card"
@@ -68,10 +68,8 @@ def check_size(network: str, preprocess: Inputs) -> None:
     """Raise ValueError where a network is given another kind of input, or size, than it takes."""
     family, _, encoder = network.partition(":")
     is_of_clips = family in CLIP_NETWORKS
-    if is_of_clips != isinstance(preprocess, ClipPreprocess) and network != "onnx":
-        wanted = "clips" if is_of_clips else "pictures"
-        told = f"network {network}: takes {wanted}, not {kind_of_input(preprocess)}s"
-        raise ValueError(told + ("" if is_of_clips else f"; {CLIP_NETWORKS[0]}:{network} would"))
+    if network != "onnx":
+        _check_clips(network, preprocess)
     num_axes = len(preprocess.network_shape) - 1
     if NUM_AXES.get(network, num_axes) != num_axes:
         kind = kind_of_input(preprocess)
@@ -82,6 +80,22 @@ def check_size(network: str, preprocess: Inputs) -> None:
     if size is not None and preprocess.shape[-3:] != (size, size, 3):
         told = " x ".join(map(str, preprocess.shape[-3:]))
         raise ValueError(f"{network} takes pictures of {size} x {size} pixels, not {told}")
+
+
+def _check_clips(network: str, preprocess: Inputs) -> None:
+    """Raise ValueError where clips meet a network of something else, or it meets something else."""
+    family, _, encoder = network.partition(":")
+    kind, is_of_clips = kind_of_input(preprocess), family in CLIP_NETWORKS
+    frames_by = encoder if is_of_clips else network
+    of_pictures = NUM_AXES.get(frames_by, 2) == 2
+    of_pictures = of_pictures and frames_by.partition(":")[0] not in CLIP_NETWORKS
+    if is_of_clips and kind != "clip":
+        raise ValueError(f"network {network}: takes clips, not {kind}s")
+    if is_of_clips and not of_pictures:
+        raise ValueError(f"network {network}: {encoder} takes no pictures, which clips are made of")
+    if kind == "clip" and not is_of_clips:
+        would = f"; {CLIP_NETWORKS[0]}:{network} would" if of_pictures else ""
+        raise ValueError(f"network {network}: takes no clips{would}")
 
 
 def read_card(path: str | Path) -> Card:

@@ -95,8 +95,11 @@ def clips() -> Config:
 
 
 def moving_blob() -> Config:
-    """The sample clips, which only the order of their frames tells apart: 8 frames of 16 pixels."""
-    preprocess = ClipPreprocess(num_frames=8, frame=DIGITS)
+    """The sample clips, which only the order of frames tells apart: 16 frames of 16 pixels.
+
+    All of their frames: by every second one, to the left is as to the right.
+    """
+    preprocess = ClipPreprocess(num_frames=16, frame=DIGITS)
     return Config(
         data=Source(uri="runs/make_samples/clips/train", label="folder"),
         model=ModelConfig(network="cnn_gru:residual", preprocess=preprocess, licence="CC0-1.0"),

@@ -15,6 +15,7 @@ from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources
+from tests.benchmarks import clips
 from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
@@ -29,7 +30,9 @@ from tests.benchmarks.processes import MARK, Tree, new_mark
 from tests.benchmarks.summary import Outcome, plot, share_equal, summarise, table
 from tests.benchmarks.training import Config as TrainingBenchmark
 from tests.benchmarks.training import make_request, plain_rate, rate_of, write_pictures
-from vision_ops.decode import read_rgb
+from tests.made_clips import made
+from vision_ops.clips.decode import DecodeClip
+from vision_ops.decode import DecodeConfig, read_rgb
 
 COUNT = 40
 
@@ -234,3 +237,18 @@ def test_fit_and_the_plain_loop_both_tell_a_rate(tmp_path: Path):
     inline = replace(request, resources=TrainingResources(engine="inline"), out=str(tmp_path / "a"))
     assert rate_of(inline) > 0
     assert plain_rate(pixels, config) > 0
+
+
+def test_every_way_to_decode_a_clip_is_timed_and_the_plain_ones_give_the_same(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    (tmp_path / "clip.mp4").write_bytes(made("mp4 h264 b-frames"))
+    clips.main(clips.Config(rounds=1, files=(tmp_path / "clip.mp4",)))
+    assert capsys.readouterr().out.count("Argus, dense") == 2  # of the file, and together
+    found = np.empty((2, *clips.UNIFORM.shape), np.uint8)
+    clips.some_of_all(made("mp4 h264"), found[0])
+    clips.all_converted(made("mp4 h264"), found[1])
+    assert np.abs(found[0].astype(int) - found[1]).mean() < 2  # another conversion to RGB
+    exact = DecodeClip(DecodeConfig(mode="exact"), clips.UNIFORM)
+    assert exact(made("mp4 h264"), found[1]) == ""
+    assert np.array_equal(found[0], found[1])

@@ -98,6 +98,65 @@ def test_randaugment_leaves_torchs_own_generator_as_it_was():
     assert not torch.equal(changed, random_pixels())
 
 
+@pytest.mark.parametrize(
+    "config",
+    [
+        AugmentConfig(rotation_deg=15, shift=0.1, scale=0.2),
+        AugmentConfig(crop_pad_px=2),
+        AugmentConfig(flip=True),
+        AugmentConfig(colour=0.4),
+        AugmentConfig(randaugment=2),
+        EVERYTHING,
+    ],
+)
+def test_the_frames_of_a_clip_are_changed_alike_and_clips_apart(config: AugmentConfig):
+    still = random_pixels(count=6)[:, None].expand(-1, 5, -1, -1, -1)  # five equal frames each
+    changed = augment(still, config, drawn(4))
+    assert changed.shape == still.shape
+    assert torch.equal(changed, changed[:, :1].expand_as(changed))
+    same = random_pixels(count=1)[:, None].expand(30, 2, -1, -1, -1)
+    assert len({clip.numpy().tobytes() for clip in augment(same, config, drawn(4))}) > 1
+    moving = random_pixels(count=6).unflatten(0, (2, 3))
+    assert len({f.numpy().tobytes() for f in augment(moving, config, drawn(4)).flatten(0, 1)}) == 6
+
+
+def test_a_clip_of_one_frame_is_changed_as_a_picture_is():
+    pixels = random_pixels()
+    as_clips = augment(pixels[:, None], EVERYTHING, drawn(5))
+    assert torch.equal(as_clips[:, 0], augment(pixels, EVERYTHING, drawn(5)))
+
+
+@pytest.mark.parametrize("num_workers", [2, 4])
+def test_a_clip_is_changed_alike_however_many_workers_there_are(num_workers: int):
+    clips = random_pixels(count=24).unflatten(0, (8, 3))
+    whole = augment(clips, EVERYTHING, drawn(3))
+    for rank in range(num_workers):
+        part = augment(clips[rank::num_workers], EVERYTHING, drawn(3, rank, num_workers))
+        assert torch.equal(part, whole[rank::num_workers])
+
+
+def test_contrast_keeps_what_changes_from_frame_to_frame():
+    """A clip that grows lighter still does: its frames have one mean grey."""
+    light = torch.tensor([60, 100, 140], dtype=torch.uint8)[None, :, None, None, None]
+    clips = light.expand(40, 3, 12, 16, 3)
+    changed = augment(clips, AugmentConfig(colour=0.3), drawn())[:, :, 0, 0, 0].float()
+    steps = changed.diff(dim=1)
+    assert (steps > 10).all()  # 40 by two factors of 0.7 and more are 19.6
+    torch.testing.assert_close(steps[:, 0], steps[:, 1], atol=1.5, rtol=0)
+
+
+@pytest.mark.parametrize("config", [AugmentConfig(mixup=0.5), AugmentConfig(cutmix=0.5)])
+def test_clips_are_mixed_as_a_whole_in_one_way_for_all_their_frames(config: AugmentConfig):
+    torch.manual_seed(0)
+    target = torch.arange(6)
+    clips = target.float()[:, None, None, None, None].expand(6, 4, 3, 12, 16).clone()
+    mixed, labels = mix(clips, target, 6, config)
+    assert mixed.shape == clips.shape
+    assert type(mixed) is torch.Tensor
+    assert torch.equal(mixed, mixed[:, :1].expand_as(mixed))
+    torch.testing.assert_close(mixed.mean(dim=(1, 2, 3, 4)), labels @ target.float())
+
+
 @pytest.mark.parametrize("config", [AugmentConfig(mixup=0.5), AugmentConfig(cutmix=0.5)])
 def test_labels_are_mixed_by_the_share_of_the_pictures(config: AugmentConfig):
     torch.manual_seed(0)

@@ -7,6 +7,7 @@ Frames that no wanted one depends on are not decoded, and their damage is not lo
 """
 
 from contextlib import closing
+from importlib.util import find_spec
 from io import BytesIO
 from typing import TYPE_CHECKING
 
@@ -25,12 +26,14 @@ class DecodeClip:
     """Decoder of clips: bytes in, the frames that the network wants out.
 
     Picklable; one call at a time per array. Bad bytes never raise. Of the config `max_megapixels`
-    is of one frame. Raises ValueError for `apply_icc`: clips have no profile.
+    is of one frame. Raises ValueError for `apply_icc`: clips have no profile; and without PyAV.
     """
 
     def __init__(self, config: DecodeConfig, preprocess: ClipPreprocess) -> None:
         if config.apply_icc:
             raise ValueError("decode.apply_icc: pictures have ICC profiles, clips have none")
+        if find_spec("av") is None:
+            raise ValueError("clips need the package av: pip install 'argus[video]'")
         self.config = config
         self.preprocess = preprocess
         self.shape = preprocess.shape

@@ -7,6 +7,7 @@ at all or wrongly: such clips are decoded from the start to the last wanted fram
 """
 
 from bisect import bisect_right
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -18,6 +19,7 @@ import numpy as np
 from av.container import InputContainer
 from av.error import FFmpegError, InvalidDataError
 from av.packet import Packet
+from av.stream import Disposition
 from av.video.codeccontext import VideoCodecContext
 from av.video.frame import VideoFrame
 from av.video.reformatter import Interpolation, VideoReformatter
@@ -25,6 +27,7 @@ from PIL import Image
 
 from vision_ops.clips.containers import DEMUXERS, check_whole, kind_of_clip
 from vision_ops.decode.formats import UnreadableImageError, check_size
+from vision_ops.preprocess import MIRRORED
 
 FFMPEG_ERRORS = (FFmpegError, UnicodeError, OverflowError, ValueError)
 """what PyAV raises for bytes that FFmpeg does not like"""
@@ -34,10 +37,17 @@ TIMED = ("MP4", "Matroska")
 """kinds whose packets say when they are shown"""
 SPARING = ("h264", "hevc")
 """decoders that can be told of each packet whether its frame is wanted"""
+COVER = Disposition.attached_pic | Disposition.still_image | Disposition.timed_thumbnails
+"""streams that are no moving pictures: what a player shows of a song, or while it seeks"""
 NOTHING_NEW_BYTES = 1
 """a packet of AVI that repeats the frame before, or stands for one inside another packet"""
+VP8_SHOWN = 0x10
+"""bit of a packet's first byte: it is a frame, not one that only others refer to (RFC 6386, 9.1)"""
+STANDING = ("mpeg4",)
+"""decoders of codecs in which a packet may say that the frame before stays: any number, in silence,
+where others leave out what is damaged"""
 LOST_FRAMES = 0.05
-"""part of the packets of an AVI or MPEG that may be no frame of their own"""
+"""part of the packets of an AVI or MPEG that may be no frame of their own, STANDING apart"""
 TURNS: dict[tuple[int, int, int, int], Image.Transpose | None] = {
     (1, 0, 0, 1): None,
     (-1, 0, 0, 1): Image.Transpose.FLIP_LEFT_RIGHT,
@@ -57,6 +67,12 @@ class ShownFrame:
 
     image: Image.Image
     turn: Image.Transpose | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width, upright."""
+        width, height = self.image.size
+        return (width, height) if MIRRORED[self.turn][0] else (height, width)
 
     @cached_property
     def upright(self) -> Image.Image:
@@ -92,7 +108,7 @@ class ClipFile:
             raise self._corrupt(error) from error
         self.shown = self._in_order()
         """packets in the order in which their frames are shown; none where that is not said"""
-        self.count = len(self.shown) or sum(p.size > NOTHING_NEW_BYTES for p in self.packets)
+        self.count = len(self.shown) or sum(map(self._has_frame, self.packets))
         """frames of the clip"""
         self.size = (0, 0)
         """height and width of the frame that was read last, upright"""
@@ -126,17 +142,18 @@ class ClipFile:
         found = self._timed(wanted) if self.shown else self._counted(wanted)
         for _, group in groupby(range(len(wanted)), wanted.__getitem__):
             shown = self._converted(next(found))
-            self.size = shown.upright.size[::-1]
+            self.size = shown.size
             for place in group:
                 use(place, shown)
 
     def _demux(self) -> tuple[VideoCodecContext, list[Packet]]:
         """The decoder of the first video stream, and its packets, as they lie in the file."""
         streams = self.container.streams
-        if not streams.video:
+        moving = [each for each in streams.video if not each.disposition & COVER]
+        if not moving:
             what = "sound only" if streams.audio else "no stream that is known"
             raise UnreadableImageError(f"{self.kind} without pictures: {what}")
-        stream = streams.video[0]
+        stream = moving[0]
         codec = stream.codec_context
         if codec is None:
             raise UnreadableImageError(f"{self.kind} of a codec that FFmpeg does not know")
@@ -145,8 +162,8 @@ class ClipFile:
         packets = [packet for packet in self.container.demux(stream) if packet.size]
         if any(packet.is_corrupt for packet in packets):
             raise UnreadableImageError(f"truncated {self.kind}: it ends within a frame")
-        if self.kind == "MP4" and stream.frames > len(packets):
-            told = f"{len(packets):,} frames of {stream.frames:,} are there"
+        if self.kind == "MP4" and (listed := len(stream.index_entries)) > len(packets):
+            told = f"{len(packets):,} frames of {listed:,} are there"
             raise UnreadableImageError(f"truncated MP4: {told}")
         return codec, packets
 
@@ -154,7 +171,13 @@ class ClipFile:
         times = {packet.pts for packet in self.packets}
         if self.kind not in TIMED or None in times or len(times) < len(self.packets):
             return []
-        return sorted(self.packets, key=_time)
+        return sorted(filter(self._has_frame, self.packets), key=_time)
+
+    def _has_frame(self, packet: Packet) -> bool:
+        """Whether a frame is shown for it: those that an MP4's edit list cuts off serve others."""
+        if packet.size <= NOTHING_NEW_BYTES or packet.is_discard:
+            return False
+        return self.codec.name != "vp8" or bool(memoryview(packet)[0] & VP8_SHOWN)
 
     def _timed(self, wanted: Sequence[int]) -> Iterator[VideoFrame]:
         """The wanted frames, each once, by their times.
@@ -164,16 +187,41 @@ class ClipFile:
         everything is decoded.
         """
         times = [_time(self.shown[number]) for number in dict.fromkeys(wanted)]
-        starts = self._starts(times)
         given = 0
         try:
-            for frame in self._runs(times, starts, sparing=self.codec.name in SPARING):
+            for frame in self._runs(times, self._starts(times)):
                 given += 1
                 yield frame
             return
         except FFMPEG_ERRORS:
             pass
-        yield from self._runs(times[given:], [0] * (len(times) - given), sparing=False)
+        yield from self._from_start(times[given:])
+
+    def _from_start(self, times: Sequence[int]) -> Iterator[VideoFrame]:
+        """The frames of these times, everything decoded; of STANDING those that stand then."""
+        self.codec.flush_buffers()
+        self.codec.skip_frame = "DEFAULT"
+        left, last = deque(times), None
+        for packet in [*self.packets, None]:
+            for frame in self.codec.decode(packet):
+                if frame.is_corrupt:
+                    raise _lost()
+                while left and frame.pts is not None and left[0] < frame.pts:
+                    yield self._standing(last, left.popleft())
+                last = frame
+                if left and left[0] == frame.pts:
+                    left.popleft()
+                    yield frame
+            if not left:
+                return
+        while left:
+            yield self._standing(last, left.popleft())
+
+    def _standing(self, frame: VideoFrame | None, time: int) -> VideoFrame:
+        """The frame that is to be seen at a time, the last one of those before; or it is lost."""
+        if frame is None or (frame.pts != time and self.codec.name not in STANDING):
+            raise _lost()
+        return frame
 
     def _starts(self, times: Sequence[int]) -> list[int]:
         """For each time, where in the file the last key frame before it lies."""
@@ -187,14 +235,13 @@ class ClipFile:
             starts.append(keys[last] if last >= 0 else 0)
         return starts
 
-    def _runs(
-        self, times: Sequence[int], starts: Sequence[int], sparing: bool
-    ) -> Iterator[VideoFrame]:
+    def _runs(self, times: Sequence[int], starts: Sequence[int]) -> Iterator[VideoFrame]:
         """Decode from `starts` until the frame of each time came out.
 
-        sparing: frames that are not wanted, and that no other refers to, are skipped. Raises
-        InvalidDataError where a frame does not come out whole.
+        By SPARING decoders frames that are not wanted, and that no other refers to, are skipped.
+        Raises InvalidDataError where a frame does not come out whole.
         """
+        sparing = self.codec.name in SPARING
         self.codec.flush_buffers()
         self.codec.skip_frame = "DEFAULT"
         missing, found = set(times), dict[int, VideoFrame]()
@@ -232,7 +279,8 @@ class ClipFile:
                 if number in numbers:
                     yield frame
                 number += 1
-        if number < (1 - LOST_FRAMES) * self.count - 1:
+        lost = number < (1 - LOST_FRAMES) * self.count - 1 and self.codec.name not in STANDING
+        if lost or not number:
             told = f"{number:,} frames of {self.count:,} can be decoded"
             raise UnreadableImageError(f"corrupt {self.kind}: {told}")
         self.count = number

@@ -91,6 +91,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
+        if isinstance(encoder, BeginsFromData):
+            raise ValueError(f"network {network}: {name} begins from pictures, and looks both ways")
         return CnnRnn(*without_head(encoder), num_classes, family.removeprefix("cnn_"))
     if f"{family}:" == LOCALIZER:
         encoder = build(name, num_classes, activation, channels)
