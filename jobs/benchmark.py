@@ -96,8 +96,10 @@ def main(config: Config) -> Run:
     same = identity(config, weights)
     begin = partial(Run.open, job="benchmark", config=config, identity=same, storage=storage)
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
+    suffixes = make_decoder(config.decode, weights.card.preprocess).suffixes
+    origin = Origin(source=finer(config), storage=storage, suffixes=suffixes)
     with begin(config.out) as run, begin(run.path("pipeline", now)) as pipeline:
-        plan = make_plan(Origin(source=finer(config), storage=storage), pipeline)
+        plan = make_plan(origin, pipeline)
         config = replace(config, resources=decide_engine(config.resources, plan.rows))
         outcome = measure(config, weights, pipeline, plan)
         pipeline.note(status="done")

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import classify, evaluate, make_samples, train_classifier
+from jobs import benchmark, classify, evaluate, make_samples, train_classifier
 from jobs.pictures.moving_blob import DIRECTIONS, NUM_FRAMES, encode_mp4, moving_blobs
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
@@ -126,6 +126,20 @@ def test_clips_are_learnt_classified_and_judged_with_broken_ones_among_them(
     before = {p: p.stat().st_mtime_ns for p in (tmp_path / "classified/results").iterdir()}
     classified(source, weights, tmp_path / "classified")
     assert {p: p.stat().st_mtime_ns for p in before} == before
+
+
+@pytest.mark.slow
+def test_a_benchmark_reads_what_its_weights_are_for(blobs: Path, weights: Path, tmp_path: Path):
+    config = benchmark.Config(
+        data=Source(uri=str(blobs / "test"), label="folder"),
+        op=ClassifierConfig(weights=str(weights)),
+        resources=Resources(engine="inline", actors=1),
+        rows=20,
+        seconds=0.05,
+        out=str(tmp_path),
+    )
+    run = benchmark.main(config)
+    assert (run.manifest["counts"]["ok"], run.manifest["counts"]["failed"]) == (20, 0)
 
 
 @pytest.mark.slow
