@@ -34,7 +34,7 @@ from jobs.runtime.examples import Examples, class_names, refuse_unlabelled, targ
 from jobs.runtime.learner import Training, num_steps
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
-from vision_ops.learners.classify import ClassifierLearner, ClassifierLearnerConfig
+from vision_ops.learners.classify import ClassifierLearner, ClassifierLearnerConfig, check_start
 from vision_ops.weights import Resolved, resolve
 
 
@@ -50,9 +50,8 @@ def resolve_start(config: Config, storage: Storage) -> Resolved | None:
     if not name:
         return None
     found = resolve(name, storage.fetch, accept_licence=config.accept_licence)
-    said = config.model.network
-    if said not in ("", found.card.network):
-        raise ValueError(f"model.network {said}: model.weights are of {found.card.network}")
+    if config.model.network:
+        check_start(found.card, config.model)
     return found
 
 

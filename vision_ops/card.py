@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
+from vision_ops.preprocess import Preprocess
 
 CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
@@ -96,6 +97,19 @@ def _check_clips(network: str, preprocess: Inputs) -> None:
     if kind == "clip" and not is_of_clips:
         would = f"; {CLIP_NETWORKS[0]}:{network} would" if of_pictures else ""
         raise ValueError(f"network {network}: takes no clips{would}")
+
+
+def check_pixels(card: Card, preprocess: Preprocess, weights: str, name: str) -> None:
+    """Raise ValueError where a network of pictures learnt from other values than it would see now.
+
+    `weights` and `name` say where it comes from and what `preprocess` is called.
+    """
+    for each in ("mean", "std", "scale", "channels"):
+        made, wanted = getattr(card.preprocess, each, None), getattr(preprocess, each)
+        if made != wanted:
+            raise ValueError(
+                f"model.weights {weights}: learnt with {each} {made}; --{name}.{each} is {wanted}"
+            )
 
 
 def read_card(path: str | Path) -> Card:

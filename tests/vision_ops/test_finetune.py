@@ -7,10 +7,12 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
+from vision_ops.clips import ClipPreprocess
 from vision_ops.learners.classify import (
     ClassifierLearner,
     ClassifierLearnerConfig,
@@ -22,6 +24,7 @@ from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 
 SMALL = Preprocess(height_px=16, width_px=16, resize_px=0)
+BIG = Preprocess(height_px=224, width_px=224, resize_px=0)
 CONFIG = ClassifierLearnerConfig(
     model=ModelConfig(preprocess=SMALL),
     optim=OptimConfig(learning_rate=2e-3),
@@ -75,7 +78,7 @@ def test_more_classes_than_the_start_had_get_a_layer_of_their_size(weights: Path
 
 
 def test_weights_of_another_network_are_refused_by_name(weights: Path):
-    with pytest.raises(ValueError, match=r"base\.safetensors: weights do not fit Resnet20"):
+    with pytest.raises(ValueError, match="network resnet20: model.weights are of residual"):
         ClassifierLearner(start_from(weights, network="resnet20"))
 
 
@@ -211,3 +214,42 @@ def test_first_weights_that_depend_on_the_data_are_set_once_by_what_was_asked_fo
 def test_impossible_values_are_refused_by_name(make: Callable[[], object], said: str):
     with pytest.raises(ValueError, match=said):
         make()
+
+
+CLIP = ClipPreprocess(num_frames=3, frame=SMALL)
+
+
+def clips_from(weights: Path, preprocess: ClipPreprocess = CLIP, **model: Any) -> ModelConfig:
+    named: dict[str, Any] = {"network": "cnn_gru:residual", "weights": str(weights)}
+    return ModelConfig(preprocess=preprocess, **(named | model))
+
+
+def make_clips(count: int = 6) -> dict[str, Tensor]:
+    batch = make_batch(3 * count)
+    return {"pixels": batch["pixels"].unflatten(0, (count, 3)), "target": torch.arange(count) % 3}
+
+
+def test_a_network_of_clips_starts_from_that_of_its_frames_which_may_wait(weights: Path):
+    model = clips_from(weights, frozen=0.5)
+    learner = ClassifierLearner(replace(CONFIG, model=model, num_steps=4))
+    start, before = load_file(weights), state_of(learner)
+    names = [name for name in start if not name.startswith("head.")]
+    assert names
+    assert all(torch.equal(before[f"encoder.{name}"], start[name]) for name in names)
+    for _ in range(2):
+        learner.step(make_clips())
+    frozen = state_of(learner)
+    assert all(torch.equal(frozen[f"encoder.{name}"], start[name]) for name in names)
+    for behind in ("recurrent.weight_ih_l0", "head.weight", "norm.running_mean"):
+        assert not torch.equal(frozen[behind], before[behind])
+    learner.step(make_clips())
+    assert not torch.equal(state_of(learner)["encoder.stem.0.weight"], start["stem.0.weight"])
+
+
+def test_frames_that_looked_otherwise_and_networks_of_others_are_refused(weights: Path):
+    darker = replace(CLIP, frame=replace(SMALL, mean=(0.0, 0.0, 0.0)))
+    with pytest.raises(ValueError, match=r"learnt with mean .*--model.preprocess.frame.mean is"):
+        ClassifierLearner(replace(CONFIG, model=clips_from(weights, darker)))
+    other = clips_from(weights, network="cnn_gru:cnn_224", preprocess=replace(CLIP, frame=BIG))
+    with pytest.raises(ValueError, match="cnn_gru:cnn_224: model.weights are of residual"):
+        ClassifierLearner(replace(CONFIG, model=other))

@@ -11,9 +11,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig, augment, mix
-from vision_ops.card import Card, check_size, sha256_file
+from vision_ops.card import Card, check_pixels, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
-from vision_ops.clips import ClipPreprocess
+from vision_ops.clips import CLIP_NETWORKS, ClipPreprocess
 from vision_ops.inputs import Inputs, kind_of_input
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
@@ -23,7 +23,9 @@ from vision_ops.models import (
     embedding_size,
     head_of,
     in_fast_layout,
+    without_head,
 )
+from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 
@@ -49,9 +51,11 @@ class ModelConfig:
     """share of the last layer's inputs that are left out in training (Srivastava et al. 2014)"""
     weights: str = ""
     """checkpoint of such a network to start from: a path, s3://, torchvision: or timm: name; empty:
-    random weights. Its last layer is kept where its classes are those that are learnt"""
+    random weights. Its last layer is kept where its classes are those that are learnt. A network of
+    clips may also start from one of the network of its frames"""
     frozen: float = 0.0
-    """first part of all steps, 0..1, in which the last layer alone learns"""
+    """first part of all steps, 0..1, in which the last layer alone learns; of clips all that stands
+    behind the network of frames"""
 
     def __post_init__(self) -> None:
         if not self.network and not self.weights:
@@ -157,7 +161,7 @@ class ClassifierLearner:
             channels = model.preprocess.num_channels
             network = build(model.network, len(config.classes), model.activation, channels)
         if config.model.weights:
-            load_start(network, config.model.weights, config.classes)
+            load_start(network, config.model, config.classes)
         if config.model.dropout:
             head_of(network).register_forward_pre_hook(partial(drop, config.model.dropout))
         in_fast_layout(network.to(self.device))
@@ -168,7 +172,7 @@ class ClassifierLearner:
             config.num_steps,
             seed=config.seed,
             num_passes=config.num_passes,
-            head=head_of(network),
+            head=network.behind_frames if isinstance(network, CnnRnn) else head_of(network),
             frozen=config.model.frozen,
         )
         self.class_weights = None
@@ -282,17 +286,33 @@ class ClassifierLearner:
         save_checkpoint(path, network, card)
 
 
-def load_start(network: nn.Module, weights: str, classes: tuple[str, ...]) -> None:
+def check_start(card: Card, model: ModelConfig) -> None:
+    """Raise ValueError where a checkpoint is neither of the network nor of that of its frames."""
+    family, _, encoder = model.network.partition(":")
+    if card.network == model.network:
+        return
+    if family not in CLIP_NETWORKS or card.network != encoder:
+        raise ValueError(f"model.network {model.network}: model.weights are of {card.network}")
+    assert isinstance(model.preprocess, ClipPreprocess)
+    check_pixels(card, model.preprocess.frame, model.weights, "model.preprocess.frame")
+
+
+def load_start(network: nn.Module, model: ModelConfig, classes: tuple[str, ...]) -> None:
     """Copy a checkpoint's weights into a network, the last layer only where its classes are those.
 
-    Raises ValueError where it is of another network.
+    Weights of the network of frames go there, without their last layer. Raises ValueError where
+    they are of another network.
     """
-    found, card = load_checkpoint(weights, "cpu")
+    found, card = load_checkpoint(model.weights, "cpu")
+    check_start(card, model)
+    if isinstance(network, CnnRnn) and card.network != model.network:
+        load_state(network.encoder, without_head(found)[0].state_dict(), model.weights)
+        return
     state, own = found.state_dict(), network.state_dict()
     head = next(name for name, layer in network.named_modules() if layer is head_of(network))
     if card.classes != classes:
         state |= {name: value for name, value in own.items() if name.startswith(f"{head}.")}
-    load_state(network, state, weights)
+    load_state(network, state, model.weights)
 
 
 def drop(share: float, layer: nn.Module, inputs: tuple[Tensor]) -> tuple[Tensor]:

@@ -123,7 +123,7 @@ class Descent:
             return
         is_frozen = self.schedule.last_epoch < self.num_frozen
         if is_frozen:
-            for layer in self.network.modules():
+            for layer in set(self.network.modules()) - set(self.head.modules()):
                 if isinstance(layer, _BatchNorm):
                     layer.eval()
         if is_frozen != self.is_frozen:

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from vision_ops.augment import AugmentConfig
 from vision_ops.augment_boxes import augment_with_boxes, check_box_augment
-from vision_ops.card import LOCALIZER, Card, sha256_file
+from vision_ops.card import LOCALIZER, Card, check_pixels, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
@@ -233,13 +233,8 @@ def check_start(card: Card, model: LocalizerModelConfig) -> None:
         raise ValueError(
             f"model.weights {model.weights}: of {card.network}, --model.encoder is {model.encoder}"
         )
-    for name in ("mean", "std", "scale", "channels"):
-        made, wanted = getattr(card.preprocess, name), getattr(model.preprocess, name)
-        if made != wanted:
-            raise ValueError(
-                f"model.weights {model.weights}: learnt with {name} {made}; "
-                f"--model.preprocess.{name} is {wanted}"
-            )
+    assert isinstance(model.preprocess, Preprocess)
+    check_pixels(card, model.preprocess, model.weights, "model.preprocess")
 
 
 def begin_with(network: Localizer, model: LocalizerModelConfig) -> None:

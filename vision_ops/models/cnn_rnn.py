@@ -36,6 +36,12 @@ class CnnRnn(nn.Module):
         )
         self.head = nn.Linear(HIDDEN if recurrent else size, num_classes)
 
+    @property
+    def behind_frames(self) -> nn.ModuleList:
+        """All but the network of frames."""
+        parts = (self.norm, self.recurrent, self.head)
+        return nn.ModuleList([part for part in parts if part is not None])
+
     def features(self, clips: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B E"]:
         """What the last layer sees: the state after the last frame, or the mean over frames."""
         frames = self.encoder(clips.flatten(0, 1))  # (B T, E), or a map of it
