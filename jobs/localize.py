@@ -18,11 +18,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-import pyarrow as pa
 import tyro
 
 from jobs.pictures.bulk_config import BulkConfig
-from jobs.pictures.localization import make_work, overlay
+from jobs.pictures.localization import REPORT_PX, draw, make_work, rows_of, shown
 from jobs.pictures.network import facts
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
@@ -34,8 +33,8 @@ from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, absolute
-from vision_ops.decode import UnreadableImageError
 from vision_ops.decoders import make_decoder
+from vision_ops.draw import Drawn
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.weights import Resolved, resolve
 
@@ -82,7 +81,7 @@ def main(config: Config) -> Run:
             return run
         run.note(weights=facts(weights) | {"method": method})
         bulk.apply(run, plan, work, resources)
-        report = bulk_report.write(run, partial(drawn, run))
+        report = bulk_report.write(run, partial(drawn, run, config.decode.max_megapixels))
         run.lap("report")
         run.finish(report=report)
     return run
@@ -95,21 +94,14 @@ def identity(config: Config, weights: Resolved) -> dict[str, object]:
     return {"data": data, "op": op, "decode": config.decode, "overlays": config.overlays}
 
 
-def drawn(run: Run, ids: Sequence[str]) -> Mapping[str, bytes]:
+def drawn(run: Run, max_megapixels: float, ids: Sequence[str]) -> Mapping[str, bytes]:
     """Images of the report with what was found in them; those that are gone are left out."""
-    rows: dict[str, dict[str, object]] = {}
-    wanted = set(ids)
-    for batch in run.results(("id", "boxes")):
-        there = batch["id"].to_pylist()
-        chosen = pa.array([number for number, id in enumerate(there) if id in wanted], pa.int64())
-        rows |= {row["id"]: row for row in batch.take(chosen).to_pylist()}
-    found = {}
+    rows = rows_of(run, ids, ("id", "boxes"))
+    images = {}
     for id, data in read_images(run, ids).items():
-        try:
-            found[id] = overlay(data, rows[id])
-        except UnreadableImageError:  # changed since
-            continue
-    return found
+        boxes = [Drawn(box=each["box"]) for each in shown(rows[id]["boxes"])]
+        images[id] = draw(data, boxes, REPORT_PX, max_megapixels)
+    return {id: image for id, image in images.items() if image}
 
 
 if __name__ == "__main__":

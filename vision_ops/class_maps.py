@@ -31,7 +31,7 @@ def make_class_maps(
         localizer = network
 
         def by_localizer(images: Tensor) -> tuple[Tensor, Tensor]:
-            maps = _weigh(localizer.class_head, localizer.encoder(images))
+            maps = localizer.class_maps(images)
             return maps.mean(dim=(2, 3)), maps
 
         return by_localizer

@@ -4,18 +4,20 @@ import logging
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.runtime.examples import Examples
 from jobs.runtime.objects import Marked, fitted, from_truth
 from jobs.runtime.resources import Resources
-from jobs.runtime.run import TooManyFailedError
+from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.work import IMAGE_URI, Work
 from vision_ops.boxes import area, clip, to_network
-from vision_ops.decode import DecodeConfig
+from vision_ops.decode import DecodeConfig, UnreadableImageError
 from vision_ops.decoders import make_decoder
 from vision_ops.draw import Drawn, draw_boxes
 from vision_ops.operators.localize import LocalizerConfig, Method, make_localizer
@@ -26,6 +28,8 @@ from vision_ops.weights import Resolved
 logger = logging.getLogger(__name__)
 
 OVERLAY_PX = 640
+REPORT_PX = 320
+"""longer side of the pictures in reports, which say beside them what was found"""
 DRAWN_FROM = 0.5
 """confidence of the objects of a detector that are drawn"""
 LEAST_SEEN = 0.25
@@ -73,15 +77,39 @@ def make_work(
             "network": f"{method}, fp32 on torch",
         },
         batch_size=resources.batch_size or PASS_SIZE,
-        draw=overlay if overlays else None,
+        draw=partial(overlay, max_megapixels=decode.max_megapixels) if overlays else None,
     )
 
 
-def overlay(data: bytes, row: Mapping[str, Any]) -> bytes:
-    """A picture with the boxes found; of several those of half confidence, and always the first."""
-    shown = [o for n, o in enumerate(row["boxes"]) if n == 0 or o["confidence"] >= DRAWN_FROM]
-    drawn = [Drawn(box=o["box"], text=f"{o['label']} {o['confidence']:.2f}") for o in shown]
-    return draw_boxes(data, drawn, OVERLAY_PX)
+def shown(objects: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Those of the objects found that are drawn: of half confidence, and always the first."""
+    return [o for n, o in enumerate(objects) if n == 0 or o["confidence"] >= DRAWN_FROM]
+
+
+def overlay(data: bytes, row: Mapping[str, Any], max_megapixels: float) -> bytes:
+    """A picture with the boxes found and what they are; see `draw`."""
+    boxes = [
+        Drawn(box=each["box"], text=f"{each['label']} {each['confidence']:.2f}")
+        for each in shown(row["boxes"])
+    ]
+    return draw(data, boxes, OVERLAY_PX, max_megapixels)
+
+
+def draw(data: bytes, boxes: Sequence[Drawn], size_px: int, max_megapixels: float) -> bytes:
+    """A JPEG of a picture with boxes, empty where there is none: it may have changed since."""
+    try:
+        return draw_boxes(data, boxes, size_px, max_megapixels)
+    except UnreadableImageError as refusal:
+        logger.warning("a picture cannot be drawn on: %s", refusal)
+        return b""
+
+
+def rows_of(run: Run, ids: Sequence[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Rows of a run by id; `columns` hold `id`."""
+    wanted, rows = pc.field("id").isin(list(ids)), dict[str, dict[str, Any]]()
+    for batch in run.results(columns):
+        rows |= {row["id"]: row for row in batch.filter(wanted).to_pylist()}
+    return rows
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,22 +128,24 @@ def learnable(
 ) -> Learnable:
     """One object a picture: the largest. Pictures without one that can be learnt are left out.
 
-    They are counted and said by cause; more than `max_failed_fraction` of 100 or more raise
-    TooManyFailedError, none left ValueError.
+    They are counted and said by cause, with the first of each; more than `max_failed_fraction` of
+    100 or more raise TooManyFailedError, none left ValueError.
     """
     causes: Counter[str] = Counter()
+    first: dict[str, str] = {}
     kept, labels, boxes, several = [], [], [], 0
     for number, (truth, extent) in enumerate(zip(examples.truths, examples.extents, strict=True)):
         try:
             chosen, box, count = _largest(str(truth), extent.tolist(), preprocess)
         except ValueError as wrong:
             causes[str(wrong)] += 1
+            first.setdefault(str(wrong), examples.ids[number])
             continue
         several += count > 1
         kept.append(number)
         labels.append(chosen.label)
         boxes.append(box)
-    _judge(causes, len(examples), name, max_failed_fraction)
+    _judge(causes, first, len(examples), name, max_failed_fraction)
     if several:
         logger.warning("%s: %d pictures hold several objects; the largest is learnt", name, several)
     return Learnable(
@@ -144,11 +174,16 @@ def _largest(
     return objects[first], seen[0] / sides, len(objects)
 
 
-def _judge(causes: Counter[str], count: int, name: str, allowed: float) -> None:
+def _judge(
+    causes: Counter[str], first: Mapping[str, str], count: int, name: str, allowed: float
+) -> None:
     left_out = sum(causes.values())
     if not left_out:
         return
-    worst = "\n".join(f"  {number:>8,}  {cause}" for cause, number in causes.most_common(10))
+    worst = "\n".join(
+        f"  {number:>8,}  {cause} ({'first ' * (number > 1)}{first[cause]})"
+        for cause, number in causes.most_common(10)
+    )
     told = f"{name}: {left_out:,} of {count:,} pictures have no box that can be learnt:\n{worst}"
     if left_out == count:
         raise ValueError(told)

@@ -10,14 +10,14 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from jobs.pictures.localization import REPORT_PX, draw, rows_of, shown
 from jobs.runtime.objects import Marked, fitted, from_truth
 from jobs.runtime.report import localization as report
 from jobs.runtime.report.bulk import Extremes
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.reread import read_images
 from jobs.runtime.run import Run
-from vision_ops.decode import UnreadableImageError
-from vision_ops.draw import FOUND, TRUE, Drawn, draw_boxes
+from vision_ops.draw import FOUND, TRUE, Drawn
 from vision_ops.metrics.boxes import BoxAccumulator, BoxResult, iou
 from vision_ops.metrics.detection import PrecisionAccumulator, PrecisionResult
 
@@ -27,8 +27,6 @@ COLUMNS = (
     "id", "uri", "truth", "status", "stage", "error",
     "label", "confidence", "boxes", "height_px", "width_px",
 )  # fmt: skip
-SHOWN_PX = 320
-DRAWN_FROM = 0.5
 BATCH_ROWS = 4096
 
 
@@ -175,8 +173,7 @@ def evaluate(
     numbers = as_numbers(result)
     told = {"run": source.uri, "fingerprint": source.fingerprint} | numbers
     run.put("metrics.json", json.dumps(told, indent=1, ensure_ascii=False).encode())
-    images = drawn(source, [id for _, id in result.worst])
-    worst = [(id, overlap, images.get(id, b"")) for overlap, id in result.worst]
+    worst = pictured(source, result.worst)
     run.put("report/index.html", report.localization_page(source, numbers, worst, judge.causes))
     say(result)
     return result
@@ -220,26 +217,25 @@ def _finite(value: Any) -> Any:
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 
-def drawn(source: Run, ids: Sequence[str]) -> dict[str, bytes]:
-    """Pictures of rows with their true boxes (green) and those found (red)."""
-    wanted, rows = set(ids), dict[str, dict[str, Any]]()
-    for batch in source.results(COLUMNS):
-        rows |= {row["id"]: row for row in batch.to_pylist() if row["id"] in wanted}
-    found = {}
-    for id, data in read_images(source, ids).items():
-        boxes = [
-            *(Drawn(box=each.box, colour=TRUE, text=each.label) for each in true_objects(rows[id])),
-            *(
-                Drawn(box=each["box"], colour=FOUND, text=f"{each['label']}")
-                for n, each in enumerate(rows[id]["boxes"])
-                if n == 0 or each["confidence"] >= DRAWN_FROM
-            ),
-        ]
-        try:
-            found[id] = draw_boxes(data, boxes, SHOWN_PX)
-        except UnreadableImageError:  # changed since it was localised
-            continue
-    return found
+def pictured(source: Run, worst: Sequence[tuple[float, str]]) -> list[report.Worst]:
+    """The worst rows with their pictures, on them true boxes (green) and those found (red)."""
+    ids = [id for _, id in worst]
+    rows, images = rows_of(source, ids, COLUMNS), read_images(source, ids)
+    max_megapixels = source.manifest["config"]["decode"]["max_megapixels"]
+    told = []
+    for overlap, id in worst:
+        row = rows[id]
+        objects, found = true_objects(row), shown(row["boxes"])
+        boxes = [Drawn(box=each.box, colour=TRUE) for each in objects]
+        boxes += [Drawn(box=each["box"], colour=FOUND) for each in found]
+        image = b""
+        if id in images:
+            image = draw(images[id], boxes, REPORT_PX, max_megapixels)
+        names = [dict.fromkeys(each["label"] for each in found)]
+        names.append(dict.fromkeys(each.label for each in objects))
+        said, true = (", ".join(each) or "nothing" for each in names)
+        told.append(report.Worst(id=id, iou=overlap, image=image, found=said, truth=true))
+    return told
 
 
 def say(result: LocalizationEvaluation) -> None:

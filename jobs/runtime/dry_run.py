@@ -71,10 +71,10 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
         first = next(batches, None)
         if first is None:
             return "the first slice has no rows"
-        writer.infer(first, Clock())  # the first call compiles and allocates
+        writer.infer(first, Clock(), dry=True)  # the first call compiles and allocates
         start, rows = time.perf_counter(), 0
         for batch in islice(batches, SAMPLE_ROWS // size):
-            rows += writer.infer(batch, Clock()).num_rows
+            rows += writer.infer(batch, Clock(), dry=True).num_rows
         batches.close()
     if not rows:
         return f"too few rows to tell ({len(first.rows)})"

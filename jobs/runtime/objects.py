@@ -55,7 +55,7 @@ def from_truth(truth: str) -> list[Marked]:
     try:
         rows = json.loads(truth)
         return [make_marked(r["label"], r["box"], _size(r.get("size"))) for r in rows]
-    except (json.JSONDecodeError, KeyError, TypeError, AttributeError) as wrong:
+    except (json.JSONDecodeError, KeyError, IndexError, TypeError, AttributeError) as wrong:
         raise ValueError(
             f"truth {truth[:80]!r}: no list of objects; boxes are read with --data.label boxes"
         ) from wrong

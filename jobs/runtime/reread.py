@@ -19,8 +19,16 @@ logger = logging.getLogger(__name__)
 def read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
     """Original bytes by row id, reading only the files or slices that hold them.
 
-    Rows whose image cannot be read now are left out.
+    Rows whose image cannot be read now are left out; where the source is out of reach, all are.
     """
+    try:
+        return _read_images(run, ids)
+    except OSError as gone:  # costs the pictures, not the report
+        logger.warning("no pictures in the report: %s", gone)
+        return {}
+
+
+def _read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
     origin = origin_of(run)
     slices = read_slices(run)
     if not slices or not ids:
@@ -42,17 +50,9 @@ def read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
 def read_thumbnails(
     run: Run, make: Callable[[bytes], bytes], ids: Sequence[str]
 ) -> dict[str, bytes]:
-    """Small pictures by row id, by `make` of each original; those it refuses are left out.
-
-    A source that cannot be read any more costs the pictures, not the report.
-    """
+    """Small pictures by row id, by `make` of each original; those it refuses are left out."""
     found = {}
-    try:
-        originals = read_images(run, ids)
-    except OSError as gone:
-        logger.warning("no pictures in the report: %s", gone)
-        return {}
-    for each, data in originals.items():
+    for each, data in read_images(run, ids).items():
         try:
             found[each] = make(data)
         except ValueError as refusal:  # changed since it was classified

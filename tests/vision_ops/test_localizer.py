@@ -1,11 +1,14 @@
 """Networks that say where: encoders taken from classifiers, votes, class maps, detectors."""
 
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from vision_ops.boxes import to_original
 from vision_ops.card import Card
@@ -17,13 +20,16 @@ from vision_ops.learners.localize import (
     LocalizerModelConfig,
 )
 from vision_ops.models import build, embedding_size, head_of, logits_and_embeddings
-from vision_ops.models.detection import build_detector, coco_classes
+from vision_ops.models.detection import build_detector, coco_classes, detectors, freeze_norms
 from vision_ops.models.feature_map import MapEncoder
-from vision_ops.models.localizer import elect
+from vision_ops.models.localizer import Localizer, elect
+from vision_ops.operators import OPERATORS
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.operators.localizers import Localizer as LocalizerOperator
 from vision_ops.preprocess import Preprocess
+from vision_ops.weights import resolve
 from vision_ops.weights.convert import Origin, convert
+from vision_ops.weights.hub import published
 
 SMALL = Preprocess(height_px=64, width_px=64, resize_px=0)
 ENCODERS = ("residual", "torchvision:squeezenet1_1", "torchvision:mobilenet_v3_small")
@@ -100,6 +106,30 @@ def test_box_follows_a_thing_that_moves_and_an_average_could_not():
     torch.testing.assert_close(votes.mean(dim=(2, 3)), moved.mean(dim=(2, 3)))
 
 
+def test_class_is_named_by_the_cells_that_elect_the_box():
+    """What else is in the picture has no say, however large the picture is."""
+    torch.manual_seed(0)
+    model = build("localizer:residual", 3).eval()
+    assert isinstance(model, Localizer)
+    images = torch.rand(1, 3, 6, 6)
+    images[0, 0] = 0.0
+    images[0, 0, 4, 1] = 1.0
+    encoder, votes = nn.Conv2d(3, 160, kernel_size=1), nn.Conv2d(160, 5, kernel_size=1)
+    with torch.no_grad():
+        for layer, passes in ((encoder, 1.0), (votes, 60.0)):  # sure where the first channel is
+            layer.weight[0] = 0.0
+            layer.weight[0, 0] = passes
+            assert layer.bias is not None
+            layer.bias.zero_()
+    model.encoder, model.box_head = encoder, votes  # pyright: ignore[reportAttributeAccessIssue]
+    logits, boxes = model(images)
+    chosen = encoder(images)[:, :, 4, 1]
+    torch.testing.assert_close(logits, model.class_head(chosen))
+    torch.testing.assert_close(model.logits_and_embeddings(images)[1], chosen)
+    torch.testing.assert_close(model.class_maps(images).mean(dim=(2, 3)), logits)
+    torch.testing.assert_close(boxes, elect(votes(encoder(images))))
+
+
 def config(start: str = "", **model: object) -> LocalizerLearnerConfig:
     made = LocalizerModelConfig(preprocess=SMALL, weights=start, **model)  # pyright: ignore
     return LocalizerLearnerConfig(model=made, classes=("a", "b"), num_steps=9)
@@ -149,7 +179,7 @@ def test_impossible_values_are_refused_by_name(make, said: str):
         make()
 
 
-@pytest.mark.parametrize("network", AVERAGING)
+@pytest.mark.parametrize("network", [*AVERAGING, "localizer:residual"])
 def test_logit_of_a_class_is_the_mean_of_its_map(network: str, tmp_path: Path):
     model, card = load_checkpoint(save(tmp_path / "w.safetensors", network), "cpu")
     with torch.inference_mode():
@@ -206,6 +236,39 @@ def test_box_of_the_operator_is_the_networks_in_pixels_of_each_original(tmp_path
     assert rows["height_px"].tolist() == [100, 50]
 
 
+class Lingering(nn.Module):
+    """A classifier that dawdles between its last map and its head."""
+
+    def __init__(self, num_classes: int) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 4, kernel_size=8, stride=8)
+        self.head = nn.Linear(4, num_classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        features = self.stem(images).mean(dim=(2, 3))
+        time.sleep(0.01)
+        return self.head(features)
+
+
+@pytest.mark.parametrize("method", ["regression", "cam"])
+def test_callers_in_several_threads_get_each_their_own_boxes(method, tmp_path: Path):
+    """A map is caught on its way through the network, which all callers share."""
+    network = f"{__name__}:Lingering"
+    network = network if method == "cam" else f"localizer:{network}"
+    weights = save(tmp_path / "w.safetensors", network)
+    operator = OPERATORS["localize"](LocalizerConfig(weights=str(weights), method=method), 4)
+    random = np.random.default_rng(0)
+    extent = np.array([[64, 64]], np.int32)
+    batches = [
+        {"pixels": random.integers(0, 256, (1, 64, 64, 3), dtype=np.uint8), "extent": extent}
+        for _ in range(12)
+    ]
+    wanted = [operator(batch)["boxes"][0] for batch in batches]
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(operator, batches))
+    assert [each["boxes"][0] for each in found] == wanted
+
+
 def test_published_state_of_a_detector_becomes_a_checkpoint_that_finds_several(tmp_path: Path):
     """Random weights by the names under which torchvision publishes them."""
     torch.manual_seed(0)
@@ -231,6 +294,43 @@ def test_published_state_of_a_detector_becomes_a_checkpoint_that_finds_several(t
     best = [found["scores"][found["labels"] == k].amax().item() for k in (1, 2, 3)]
     assert logits[0].exp().tolist() == pytest.approx(best)
     assert card.network == origin.network
+
+
+@pytest.mark.parametrize("name", detectors())
+def test_every_detector_is_published_by_name_with_its_classes_and_size(name: str):
+    item = published(f"torchvision_detection:{name}")
+    assert item.name == f"torchvision_detection:{name}/COCO_V1"
+    assert len(item.origin.classes) == 90
+    assert item.origin.preprocess.height_px in (300, 320, 800)
+    assert item.sha256_prefix
+    with pytest.raises(ValueError, match="no such file|is not on this machine"):
+        resolve(f"{item.name}", Path)
+
+
+def test_detector_that_is_not_published_is_refused_with_those_that_are():
+    with pytest.raises(ValueError, match="no such detector; there are fasterrcnn_mobilenet"):
+        published("torchvision_detection:yolo")
+    with pytest.raises(ValueError, match="weights are COCO_V1"):
+        published("torchvision_detection:ssd300_vgg16/COCO_V9")
+
+
+def test_state_learnt_with_frozen_norms_becomes_a_checkpoint_that_answers_as_torchvision(
+    tmp_path: Path,
+):
+    """As torchvision builds it for published weights: its norms are constant and count nothing."""
+    name = "fasterrcnn_mobilenet_v3_large_320_fpn"
+    torch.manual_seed(0)
+    raw = build_detector(name, 90).network
+    freeze_norms(raw, eps=1e-5)
+    torch.save(raw.state_dict(), tmp_path / "state.pth")
+    origin = published(f"torchvision_detection:{name}").origin
+    convert(tmp_path / "state.pth", origin, tmp_path / "w.safetensors")
+    network, _ = load_checkpoint(tmp_path / "w.safetensors", "cpu")
+    image = torch.rand(1, 3, 320, 320)
+    with torch.inference_mode():
+        (found,), (wanted,) = network(image), raw.eval()([image[0]])
+    assert found["labels"].tolist() == wanted["labels"].tolist()
+    torch.testing.assert_close(found["boxes"], wanted["boxes"], rtol=1e-4, atol=1e-2)
 
 
 def test_frozen_norms_of_published_detectors_count_no_batches():

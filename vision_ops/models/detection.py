@@ -42,13 +42,19 @@ class Detector(nn.Module):
         return scores.log(), scores
 
 
-def build_detector(name: str, num_classes: int) -> Detector:
-    """A torchvision detector, for example `retinanet_resnet50_fpn_v2`. Raises ValueError."""
+def detectors() -> list[str]:
+    """Names of torchvision's detectors; its key points of people are left out."""
     from torchvision import models  # two seconds; only who names one of its networks pays
 
-    names = [n for n in models.list_models(module=models.detection) if not n.startswith("keyp")]
-    if name not in names:
-        raise ValueError(f"{DETECTOR}{name}: no such detector; there are {', '.join(names)}")
+    return [n for n in models.list_models(module=models.detection) if not n.startswith("keyp")]
+
+
+def build_detector(name: str, num_classes: int) -> Detector:
+    """A torchvision detector, for example `retinanet_resnet50_fpn_v2`. Raises ValueError."""
+    from torchvision import models
+
+    if name not in detectors():
+        raise ValueError(f"{DETECTOR}{name}: no such detector; there are {', '.join(detectors())}")
     network = models.get_model(
         name, weights=None, weights_backbone=None, num_classes=num_classes + 1
     )
@@ -57,13 +63,13 @@ def build_detector(name: str, num_classes: int) -> Detector:
     return Detector(network, num_classes)
 
 
-def freeze_norms(network: nn.Module) -> None:
+def freeze_norms(network: nn.Module, eps: float = 0.0) -> None:
     """Make every batch norm the constant one that published weights were learnt with."""
     from torchvision.ops import FrozenBatchNorm2d
 
     for name, module in list(network.named_modules()):
         if isinstance(module, nn.BatchNorm2d):
-            network.set_submodule(name, FrozenBatchNorm2d(module.num_features, eps=0.0))
+            network.set_submodule(name, FrozenBatchNorm2d(module.num_features, eps))
 
 
 def coco_classes() -> tuple[str, ...]:

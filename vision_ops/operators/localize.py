@@ -5,6 +5,7 @@ Light on purpose: drivers read it without torch. The networks are run by `locali
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from threading import Lock
 from typing import Literal
 
 import numpy as np
@@ -66,8 +67,18 @@ def method_of(config: LocalizerConfig, card: Card) -> Method:
 def make_localizer(config: LocalizerConfig, callers: int = 1) -> Callable[[Batch], Batch]:
     """The operator of `localizers` that fits the weights: Localizer, ClassMap or Detector.
 
-    One call at a time, whatever `callers` says.
+    Safe in threads, which wait for each other: a map is caught by a hook on a network that all
+    callers share.
     """
     from vision_ops.operators.localizers import METHODS  # torch: actors pay, drivers do not
 
-    return METHODS[method_of(config, read_card(config.weights))](config)
+    operator = METHODS[method_of(config, read_card(config.weights))](config)
+    if callers == 1:
+        return operator
+    turn = Lock()
+
+    def in_turns(batch: Batch) -> Batch:
+        with turn:
+            return operator(batch)
+
+    return in_turns

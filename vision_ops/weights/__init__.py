@@ -4,6 +4,7 @@
     s3://bucket/key, https://host/file       fetched once
     torchvision:resnet50/IMAGENET1K_V2       fetched once, converted once
     timm:resnet50.a1_in1k
+    torchvision_detection:fasterrcnn_resnet50_fpn_v2/COCO_V1
 
 A state file of another network (`module:function`) becomes a checkpoint by
 `python -m jobs.weights import`.
@@ -21,7 +22,15 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 from urllib.request import getproxies, proxy_bypass
 
-from vision_ops.card import CARD_FORMAT, Card, is_compiled, is_onnx, read_card, sha256_file
+from vision_ops.card import (
+    CARD_FORMAT,
+    DETECTOR,
+    Card,
+    is_compiled,
+    is_onnx,
+    read_card,
+    sha256_file,
+)
 from vision_ops.weights.licence import refuse_non_commercial
 
 if TYPE_CHECKING:
@@ -29,11 +38,11 @@ if TYPE_CHECKING:
 
 CONNECT_TIMEOUT_S = 0.7
 """patience with a hub that does not answer, name lookup included"""
-HUBS = ("torchvision:", "timm:")
+HUBS = ("torchvision:", DETECTOR, "timm:")
 REMOTE = ("s3://", "https://", "http://")
 ACCEPTED = (
     "a checkpoint (.safetensors, .onnx), s3://…, https://…, "
-    "torchvision:NAME[/WEIGHTS], timm:NAME[.TAG]"
+    "torchvision:NAME[/WEIGHTS], torchvision_detection:NAME[/WEIGHTS], timm:NAME[.TAG]"
 )
 
 

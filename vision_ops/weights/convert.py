@@ -41,6 +41,7 @@ DAMAGED = (
     struct.error,
 )
 """what torch.load was seen to raise on files with changed bytes"""
+COUNT = ".num_batches_tracked"
 SIDE_CLASSIFIERS = ("aux1.", "aux2.", "AuxLogits.")
 OLD_DENSENET = re.compile(r"^(.*denselayer\d+\.(?:norm|conv))\.([12]\..*)$")
 """densenets were published with `norm.1`, `conv.2`; the layers are called norm1, conv2 today"""
@@ -77,7 +78,10 @@ def convert(state_path: Path, origin: Origin, out: Path) -> Card:
         return _convert_onnx(state_path, origin, out)
     with torch.random.fork_rng(devices=[]):
         model = build(origin.network, len(origin.classes), origin.activation)
-    load_state(model, _renamed(read_state(state_path), origin.network), str(state_path))
+    state = _renamed(read_state(state_path), origin.network)
+    if origin.network.startswith(DETECTOR):
+        state = _with_counts_of(model, state)
+    load_state(model, state, str(state_path))
     return save_with_card(model, origin, state_path, out)
 
 
@@ -136,6 +140,15 @@ def _renamed(state: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     if name in AUXILIARY:
         state = {k: v for k, v in state.items() if not k.startswith(SIDE_CLASSIFIERS)}
     return {OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
+
+
+def _with_counts_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """A detector's state with the counts of batches that the network's norms have, and no other.
+
+    Published ones were learnt with frozen norms, which count nothing: no result depends on it.
+    """
+    counts = {k: v for k, v in model.state_dict().items() if k.endswith(COUNT)}
+    return counts | {k: v for k, v in state.items() if k in counts or not k.endswith(COUNT)}
 
 
 def _convert_onnx(state_path: Path, origin: Origin, out: Path) -> Card:

@@ -10,12 +10,20 @@ from urllib.parse import urlsplit
 
 import torch
 
-from vision_ops.card import Card
+from vision_ops.card import DETECTOR, Card
+from vision_ops.models.detection import build_detector, coco_classes, detectors
 from vision_ops.models.external import AUXILIARY, build_torchvision, import_timm
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights.convert import Origin, convert, save_with_card
 from vision_ops.weights.licence import SWAG, TORCHVISION, UNKNOWN
 
+DETECTOR_PX = {
+    "fasterrcnn_mobilenet_v3_large_320_fpn": 320,
+    "ssd300_vgg16": 300,
+    "ssdlite320_mobilenet_v3_large": 320,
+}
+USUAL_DETECTOR_PX = 800
+"""to what the others enlarge a picture's shorter side"""
 HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,})\.\w+$")
 
 
@@ -52,11 +60,14 @@ def imagenet_classes() -> tuple[str, ...]:
 
 
 def published(name: str) -> Published:
-    """Look up `torchvision:NAME[/WEIGHTS]` or `timm:NAME[.TAG]`; no network is asked.
+    """Look up `torchvision:NAME[/WEIGHTS]`, `torchvision_detection:NAME[/WEIGHTS]` or
+    `timm:NAME[.TAG]`; no network is asked.
 
     Raises ValueError for what is not published, naming what is.
     """
     family, _, rest = name.partition(":")
+    if f"{family}:" == DETECTOR:
+        return _detector(rest)
     return _torchvision(rest) if family == "torchvision" else _timm(rest)
 
 
@@ -81,10 +92,7 @@ def _torchvision(rest: str) -> Published:
     name, _, tag = rest.partition("/")
     if name not in models.list_models(module=models):
         build_torchvision(name, 1)  # raises, with the names that exist
-    choices = models.get_model_weights(name)
-    if (tag or "DEFAULT") not in choices.__members__:
-        raise ValueError(f"torchvision:{name}/{tag}: weights are {', '.join(choices.__members__)}")
-    weights = choices[tag or "DEFAULT"]
+    weights = _weights_of(name, tag, "torchvision:")
     swag = "SWAG" in str(weights.meta.get("license", ""))
     full_name = f"torchvision:{name}/{weights.name}"
     item = Origin(
@@ -94,8 +102,42 @@ def _torchvision(rest: str) -> Published:
         licence=SWAG if swag else TORCHVISION,
         source=full_name,
     )
-    cached = Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(weights.url).path).name
-    return Published(name=full_name, url=weights.url, origin=item, places=(cached,))
+    return Published(name=full_name, url=weights.url, origin=item, places=(_cached(weights.url),))
+
+
+def _detector(rest: str) -> Published:
+    """A detector learnt from COCO. Pictures are squashed to the size that it would enlarge them to:
+    its card knows one size, where torchvision keeps each picture's shape.
+    """
+    name, _, tag = rest.partition("/")
+    if name not in detectors():
+        build_detector(name, 1)  # raises, with the names that exist
+    weights = _weights_of(name, tag, DETECTOR)
+    full_name, size = f"{DETECTOR}{name}/{weights.name}", DETECTOR_PX.get(name, USUAL_DETECTOR_PX)
+    black, white = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)  # its mean and scale are inside
+    item = Origin(
+        network=f"{DETECTOR}{name}",
+        classes=coco_classes(),
+        preprocess=Preprocess(height_px=size, width_px=size, resize_px=0, mean=black, std=white),
+        licence=TORCHVISION,
+        source=full_name,
+    )
+    return Published(name=full_name, url=weights.url, origin=item, places=(_cached(weights.url),))
+
+
+def _weights_of(name: str, tag: str, family: str) -> Any:
+    """torchvision's entry of these weights; without a tag, the newest."""
+    from torchvision import models
+
+    choices = models.get_model_weights(name)
+    if (tag or "DEFAULT") not in choices.__members__:
+        raise ValueError(f"{family}{name}/{tag}: weights are {', '.join(choices.__members__)}")
+    return choices[tag or "DEFAULT"]
+
+
+def _cached(url: str) -> Path:
+    """Where torchvision's own downloads lie."""
+    return Path(torch.hub.get_dir()) / "checkpoints" / Path(urlsplit(url).path).name
 
 
 def _torchvision_preprocess(name: str, transform: Any) -> Preprocess:

@@ -1,6 +1,7 @@
 """The page of an evaluation of boxes: how near they come, by class, and the worst pictures."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from jobs.runtime.report.bulk import about, title_of
@@ -19,17 +20,33 @@ NAMES = {
 NAN = float("nan")
 
 
+@dataclass(frozen=True, kw_only=True)
+class Worst:
+    """A row of low IoU."""
+
+    id: str
+    iou: float
+    image: bytes
+    """JPEG with true boxes and those found; empty where it cannot be had"""
+    found: str
+    truth: str
+    """names of what was found, and of what is there"""
+
+
 def localization_page(
-    run: Run,
-    numbers: Mapping[str, Any],
-    worst: Sequence[tuple[str, float, bytes]],
-    causes: Causes,
+    run: Run, numbers: Mapping[str, Any], worst: Sequence[Worst], causes: Causes
 ) -> bytes:
-    """The page as HTML, from the numbers of metrics.json and (id, IoU, JPEG) of the worst rows."""
+    """The page as HTML, from the numbers of metrics.json and the worst rows."""
     told = "True boxes are green, those found red; the lowest IoU first."
     thumbnails = [
-        Thumbnail(title=id, image=image, caption=f"IoU {overlap:.3f}", bad=overlap <= HIT)
-        for id, overlap, image in worst
+        Thumbnail(
+            title=each.id,
+            image=each.image,
+            caption=f"IoU {each.iou:.3f}",
+            detail=f"{each.found}, truth: {each.truth}",
+            bad=each.iou <= HIT,
+        )
+        for each in worst
     ]
     sections = [
         Section(title="Classes", text=numbers["missing"], tables=[_classes(numbers["classes"])]),

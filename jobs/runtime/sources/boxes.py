@@ -127,6 +127,8 @@ def truth_of(value: Any, names: Sequence[str]) -> tuple[str | None, str]:
                 {"bbox": bbox, "category": category}
                 for bbox, category in zip(value["bbox"], value["category"], strict=True)
             ]
+        if not isinstance(value, list):
+            raise ValueError(f"{value!r:.80} is no list of objects")
         return to_truth([_object(each, names) for each in value]), ""
     except (ValueError, KeyError, TypeError) as wrong:
         words = f"no {wrong}" if isinstance(wrong, KeyError) else str(wrong)
@@ -134,11 +136,15 @@ def truth_of(value: Any, names: Sequence[str]) -> tuple[str | None, str]:
 
 
 def _object(value: Any, names: Sequence[str]) -> Marked:
+    if not isinstance(value, dict):
+        raise ValueError(f"{value!r:.80} is no object with a box")
     if "box" in value:
         return make_marked(value["label"], value["box"] or (), None)
     label, bbox = value["category"], value["bbox"] or ()
     if isinstance(label, int):
-        label = names[label] if 0 <= label < len(names) else str(label)
+        if names and not 0 <= label < len(names):
+            raise ValueError(f"category {label}: there are {len(names)} names, from 0")
+        label = names[label] if names else str(label)
     if len(bbox) == 4 and None not in bbox:
         x, y, width, height = bbox
         bbox = (x, y, x + width, y + height)
