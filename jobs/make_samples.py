@@ -36,9 +36,9 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
-from jobs.pictures.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
-from jobs.pictures.shapes import shapes
-from jobs.pictures.synthetic import signals, volumes
+from jobs.pictures.samples.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
+from jobs.pictures.samples.shapes import shapes
+from jobs.pictures.samples.signals_and_volumes import signals, volumes
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, relative

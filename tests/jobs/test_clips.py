@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from jobs import benchmark, classify, evaluate, make_samples, train_classifier
-from jobs.pictures.moving_blob import DIRECTIONS, NUM_FRAMES, encode_mp4, moving_blobs
+from jobs.pictures.samples.moving_blob import DIRECTIONS, NUM_FRAMES, encode_mp4, moving_blobs
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source

@@ -20,7 +20,7 @@ from jobs import evaluate, localize, train_localizer
 from jobs.localize import Config, drawn
 from jobs.pictures.localization import overlay
 from jobs.pictures.located import LocalizationEvaluation
-from jobs.pictures.shapes import SCHEMA, draw
+from jobs.pictures.samples.shapes import SCHEMA, draw
 from jobs.runtime.command import exit_code
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.resources import Resources

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from jobs import classify, evaluate, make_samples, train_classifier
-from jobs.pictures.synthetic import nifti, signals, volumes
+from jobs.pictures.samples.signals_and_volumes import nifti, signals, volumes
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source

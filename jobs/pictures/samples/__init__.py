@@ -1,0 +1,1 @@
+"""Sample data that are drawn, the same for a seed."""
