@@ -36,7 +36,9 @@ class Config(TrainingJobConfig):
         default_factory=lambda: AugmentConfig(shift=0.15, scale=0.2, flip=True)
     )
     """how training images are varied, their boxes with them"""
-    training: TrainingConfig = field(default_factory=lambda: TrainingConfig(epochs=20))
+    training: TrainingConfig = field(
+        default_factory=lambda: TrainingConfig(epochs=20, batch_size=32)
+    )
     """how long, on how many at once"""
     out: str = "runs/train_localizer"
     """run directory, local path or s3:// URI"""

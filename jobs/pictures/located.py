@@ -200,7 +200,7 @@ def as_numbers(result: LocalizationEvaluation) -> dict[str, Any]:
         "classes": [
             {"class": name} | {key: column[k].item() for key, column in columns.items()}
             for k, name in enumerate(result.classes)
-            if boxes.support[k] or k in each
+            if boxes.support[k] or np.isfinite(each.get(k, np.nan))  # else only wrongly named so
         ],
         "worst": [{"id": id, "iou": overlap} for overlap, id in result.worst],
     }
@@ -241,10 +241,11 @@ def pictured(source: Run, worst: Sequence[tuple[float, str]]) -> list[report.Wor
 def say(result: LocalizationEvaluation) -> None:
     """The summary as log lines."""
     boxes, counts = result.boxes, result.counts
-    logger.info(
-        "mean IoU %.4f, IoU > 0.5 %.4f, localisation accuracy %.4f, %s images",
-        boxes.mean_iou, boxes.above_half, boxes.localisation_accuracy, f"{boxes.num_rows:,}",
-    )  # fmt: skip
+    shares = {"mean IoU": boxes.mean_iou, "IoU > 0.5": boxes.above_half}
+    if np.isfinite(boxes.localisation_accuracy):  # some truth is a class of the weights
+        shares["localisation accuracy"] = boxes.localisation_accuracy
+    told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
+    logger.info("%s, %s images", told, f"{boxes.num_rows:,}")
     if ranked := result.precision:
         logger.info("mAP %.4f, at IoU 0.5 %.4f", ranked.average, ranked.at_50)
     if result.missing:

@@ -286,9 +286,12 @@ def test_rows_that_cannot_be_judged_are_counted_by_why(folder: Path, weights: st
         assert said in page
 
 
-def test_class_maps_of_a_plain_classifier_give_boxes_too(folder: Path, tmp_path: Path):
+def test_class_maps_of_a_plain_classifier_give_boxes_too(tmp_path: Path):
     classifier = save_untrained(tmp_path / "w.safetensors", size_px=32)
-    run = localize.main(asked(folder / "test", classifier, tmp_path / "run"))
+    rows = shapes(24, seed=2)
+    rows[0]["objects"] += [{"label": "square", "box": [1, 2, 30, 40]}]  # so precision is ranked
+    source = write_shard(tmp_path / "in" / "x.parquet", rows)
+    run = localize.main(asked(source, classifier, tmp_path / "run"))
     assert run.manifest["weights"]["method"] == "cam"
     for row in rows_of(run):
         x0, y0, x1, y1 = row["boxes"][0]["box"]
@@ -298,6 +301,8 @@ def test_class_maps_of_a_plain_classifier_give_boxes_too(folder: Path, tmp_path:
     assert found.counts["of_another_class"] == 24  # it knows digits
     assert np.isnan(found.boxes.localisation_accuracy)
     assert 0 < found.boxes.mean_iou < 1
+    assert found.precision is not None
+    assert found.precision.average == 0
     assert json.loads((tmp_path / "evaluated/metrics.json").read_text())["classes"] == []
 
 

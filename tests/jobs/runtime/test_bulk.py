@@ -1,17 +1,23 @@
 """The law of the engine: in = out, each image once, whatever happens on the way."""
 
 import json
+import posixpath
 import shutil
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from jobs.runtime.bulk import find_bound
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.storage import Storage, StorageConfig
+from jobs.runtime.work import image_name
 from tests.jobs.runtime.toy import make_pictures, rows_of, run_toy
 
 SPECIAL = {3: b"bad", 17: b"kill", 25: b"bad", 26: b"bad"}
@@ -233,6 +239,36 @@ def test_single_images_are_read_again_by_id(undisturbed: tuple[Path, Path]):
     found = read_images(run, ["0000.png", "0034.png", "never.png"])
 
     assert found == {"0000.png": b"a" * 10, "0034.png": b"i" * 10}
+
+
+def draw_initial(data: bytes, row: Mapping[str, Any]) -> bytes:
+    """Nothing of a `c`; else the first letter and the mean."""
+    return b"" if data[:1] == b"c" else data[:1] + str(int(row["mean"])).encode()
+
+
+@pytest.mark.parametrize("place", ["inline", pytest.param("apart", marks=pytest.mark.slow)])
+def test_what_is_drawn_of_a_row_lies_by_its_id_and_what_cannot_be_costs_no_row(
+    tmp_path: Path, place: str, local_ray: None
+):
+    pictures = make_pictures(tmp_path / "in", 14, {3: b"bad"})
+
+    _, run = run_toy(pictures, tmp_path / "out", PLACES[place], draw=draw_initial)
+
+    for number, row in enumerate(rows_of(run)):
+        assert row["status"] == ("failed" if number == 3 else "ok")
+        path = tmp_path / "out" / "images" / f"{number:04}.png.jpg"
+        drawn = number not in (2, 3)
+        assert row["image_uri"] == (str(path) if drawn else None)
+        assert path.exists() == drawn
+        if drawn:
+            assert path.read_bytes() == bytes([97 + number]) + str(1097 + number).encode()
+
+
+@given(st.lists(st.sampled_from(["..", ".", "a", "b.png", ""]), max_size=8))
+def test_no_id_leads_its_picture_out_of_the_run_directory(parts: list[str]):
+    """A tar may hold such names, where `--data.ignore` does not keep them out."""
+    path = posixpath.normpath(f"/run/{image_name('x.tar#' + '/'.join(parts))}")
+    assert path.startswith("/run/images/x.tar#")
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,10 @@
 
 import os
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,7 +16,7 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.work import Work
+from jobs.runtime.work import IMAGE_URI, Work
 
 SHAPE = (2, 2, 3)
 COLUMNS = pa.schema(
@@ -88,6 +90,7 @@ def run_toy(
     storage: StorageConfig | None = None,
     retry_failed: bool = False,
     pause_s: float = 0.0,
+    draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None,
 ) -> tuple[Plan, Run]:
     """One attempt at a run over `source`, in slices of ten rows."""
     weights = Path(os.environ["ARGUS_CACHE"]) / "toy-weights.txt"
@@ -98,10 +101,11 @@ def run_toy(
         decoder=ToyDecoder(),
         operator=ToyOperator,
         config=ToyConfig(str(weights), pause_s),
-        columns=COLUMNS,
+        columns=COLUMNS.append(pa.field(IMAGE_URI, pa.string())) if draw else COLUMNS,
         files={"weights": str(weights)},
         metadata={"weights": "toy"},
         batch_size=resources.batch_size or 32,
+        draw=draw,
     )
     identity = {"data": origin.source}
     with Run.open(str(out), job="toy", config=resources, identity=identity, storage=opened) as run:
