@@ -1,6 +1,7 @@
 """Recipes of trainings, and what a person does to one: starts from weights, presses Ctrl-C."""
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -146,8 +147,9 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path: Path, engi
     words += ["--resources.engine", engine, "--resources.cpus-per-worker", "1"]
     command = [sys.executable, "-m", "jobs.train_classifier", *words]
     out = ["--out", str(tmp_path / "run")]
+    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
     process = subprocess.Popen(
-        [*command, *out], cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [*command, *out], cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
     )
     try:
         wait_for(tmp_path / "run" / "metrics.jsonl", process)
@@ -160,7 +162,7 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path: Path, engi
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
     assert 1 <= len(metrics_of(tmp_path / "run")) < 12
-    subprocess.run([*command, *out], cwd=ROOT, check=True, timeout=240)
+    subprocess.run([*command, *out], cwd=ROOT, env=alone, check=True, timeout=240)
     inline = [word.replace("ray", "inline") for word in words]
     config = replace(parse(inline), out=str(tmp_path / "whole"))
     threads = torch.get_num_threads()

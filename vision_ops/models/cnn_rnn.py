@@ -5,12 +5,16 @@ and Schmidhuber 1997) or a GRU (Cho et al. 2014); and the mean over the frames t
 which cannot know in which order they came.
 """
 
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
 RECURRENT = {"gru": nn.GRU, "lstm": nn.LSTM}
 HIDDEN = 256
 """units of the recurrent layer, as many as the paper's for RGB frames"""
+ROWS = 32
+"""clips that go through recurrent layer and head together in use, filled up with zeros: products of
+fewer rows, computed by several threads, gave a row other bits at another place"""
 
 
 class CnnRnn(nn.Module):
@@ -42,15 +46,18 @@ class CnnRnn(nn.Module):
         parts = (self.norm, self.recurrent, self.head)
         return nn.ModuleList([part for part in parts if part is not None])
 
-    def features(self, clips: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B E"]:
-        """What the last layer sees: the state after the last frame, or the mean over frames."""
+    def logits_and_embeddings(
+        self, clips: Float[Tensor, "B T C H W"]
+    ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
+        """Logits, and what the last layer sees: the state after the last frame, or the mean."""
+        count = len(clips)
         frames = self.encoder(clips.flatten(0, 1))  # (B T, E), or a map of it
         frames = frames.flatten(2).mean(dim=2) if frames.ndim == 4 else frames
         frames = self.norm(frames).unflatten(0, clips.shape[:2])  # (B, T, E)
-        if self.recurrent is None:
-            return frames.mean(dim=1)
-        states, _ = self.recurrent(frames)
-        return states[:, -1]
+        if not self.training:
+            frames = F.pad(frames, (0, 0, 0, 0, 0, -count % ROWS))
+        seen = frames.mean(dim=1) if self.recurrent is None else self.recurrent(frames)[0][:, -1]
+        return self.head(seen)[:count], seen[:count]
 
     def forward(self, clips: Float[Tensor, "B T C H W"]) -> Float[Tensor, "B K"]:
-        return self.head(self.features(clips))
+        return self.logits_and_embeddings(clips)[0]
