@@ -84,7 +84,7 @@ def main(config: Config) -> None:
         wanted = [name for name in TREES if config.with_broken or name != "broken"]
         if find_spec("av") is None:
             wanted.remove("clips")
-            logger.info("no clips: they need the package av: pip install 'argus[video]'")
+            logger.info("no clips: they need the package av: pip install -e '.[video]'")
         trees: dict[str, Any] = run.manifest.get("counts", {})
         missing = [name for name in wanted if name not in trees or trees[name] != found(run, name)]
         if not missing:

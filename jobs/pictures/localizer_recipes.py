@@ -27,7 +27,7 @@ class Config(TrainingJobConfig):
     validation: Source = field(default_factory=lambda: Source(uri="", label="boxes"))
     """such images to choose the best epoch by; without uri: a part of the data"""
     model: LocalizerModelConfig = field(
-        default_factory=lambda: LocalizerModelConfig(preprocess=SHAPES, licence="CC0-1.0")
+        default_factory=lambda: LocalizerModelConfig(preprocess=SHAPES)
     )
     """which network"""
     optim: OptimConfig = field(default_factory=OptimConfig)

@@ -144,14 +144,17 @@ class Judge:
         if not self.counts["evaluated"]:
             told = ", ".join(f"{count:,} {name}" for name, count in self.counts.items() if count)
             raise ValueError(f"truth: no row has boxes ({told}); localize with --data.label boxes")
-        ranked = self.several and self.precision is not None
+        missing = self.missing if self.several else ""
+        if self.several and self.counts["of_another_class"] == self.counts["evaluated"]:
+            missing = "no mean average precision: no true class is one of the weights'"
+        ranked = self.several and not missing
         return LocalizationEvaluation(
             boxes=self.boxes.result(),
             classes=self.classes,
             precision=self.precision.result() if ranked and self.precision else None,
             counts=dict(self.counts),
             worst=tuple((overlap, id) for overlap, id in self.worst.rows()),
-            missing=self.missing if self.several else "",
+            missing=missing,
             report=page,
         )
 

@@ -42,9 +42,7 @@ class Config(TrainingJobConfig):
 
     data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/train"))
     """labelled images to learn from"""
-    model: ModelConfig = field(
-        default_factory=lambda: ModelConfig(preprocess=DIGITS, licence="CC-BY-4.0")
-    )
+    model: ModelConfig = field(default_factory=lambda: ModelConfig(preprocess=DIGITS))
     """which network"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how it learns"""
@@ -102,7 +100,7 @@ def moving_blob() -> Config:
     preprocess = ClipPreprocess(num_frames=16, frame=DIGITS)
     return Config(
         data=Source(uri="runs/make_samples/clips/train", label="folder"),
-        model=ModelConfig(network="cnn_gru:residual", preprocess=preprocess, licence="CC0-1.0"),
+        model=ModelConfig(network="cnn_gru:residual", preprocess=preprocess),
         augment=AugmentConfig(),
         training=TrainingConfig(epochs=12, batch_size=16),
         out="runs/train_blobs",

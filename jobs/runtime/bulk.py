@@ -139,7 +139,8 @@ def _with_read(counts: Mapping[str, int]) -> dict[str, int]:
 def _judge(counts: Mapping[str, int], causes: Counter[str], resources: Resources) -> None:
     read = counts["ok"] + counts["failed"]
     allowed = resources.max_failed_fraction
-    if read >= JUDGED_FROM_ROWS and counts["failed"] > allowed * read:
+    judged = read >= JUDGED_FROM_ROWS or counts["failed"] == read
+    if judged and counts["failed"] > allowed * read:
         worst = "\n".join(f"  {count:>8,}  {cause}" for cause, count in causes.most_common(10))
         raise TooManyFailedError(
             f"{counts['failed']:,} of {read:,} rows failed, more than "

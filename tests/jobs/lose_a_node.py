@@ -15,7 +15,9 @@ import ray
 from ray.cluster_utils import Cluster
 
 from jobs.runtime.training import TrainingResources
-from tests.jobs.test_train_classifier import fit_with, long_epochs
+from jobs.train_classifier import TASK
+from tests.jobs.broken_off import fit_with
+from tests.jobs.test_train_classifier import long_epochs
 
 STEPS = 13
 DEADLINE_S = 120.0
@@ -48,7 +50,7 @@ def main(photos: Path, out: Path) -> None:
     killer.start()
     resources = TrainingResources(cpus_per_worker=1, checkpoint_every_s=0)
     config = replace(long_epochs(photos, out), resources=resources)
-    fit_with(config, STEPS, partial(wait_for_the_end, told))
+    fit_with(config, TASK, STEPS, partial(wait_for_the_end, told))
     killer.join()
     ray.shutdown()
     cluster.shutdown()

@@ -27,7 +27,8 @@ from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import fit
 from jobs.train_classifier import TASK, main, parse
-from tests.jobs.test_train_classifier import COLOURS, INLINE, metrics_of, small, write_photos
+from tests.jobs.broken_off import metrics_of
+from tests.jobs.test_train_classifier import COLOURS, INLINE, small, write_photos
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
 from vision_ops.learners.classify import ModelConfig

@@ -2,7 +2,6 @@
 
 import json
 import os
-import signal
 import struct
 import subprocess
 import sys
@@ -19,8 +18,8 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
-from jobs.pictures.supervised import identity, make_training
-from jobs.runtime.learner import Training, TrainingConfig
+from jobs.pictures.supervised import make_training
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
@@ -31,6 +30,14 @@ from jobs.train_classifier import (
     Config,
     main,
     parse,
+)
+from tests.jobs.broken_off import (
+    Killed,
+    assert_same_training,
+    die_here,
+    die_once,
+    fit_with,
+    metrics_of,
 )
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card
@@ -87,10 +94,6 @@ def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return out
 
 
-def metrics_of(out: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in (out / "metrics.jsonl").read_text().splitlines()]
-
-
 def test_training_learns_and_leaves_a_checkpoint_with_its_card(undisturbed: Path):
     metrics = metrics_of(undisturbed)
     assert [each["epoch"] for each in metrics] == [1, 2, 3]
@@ -110,69 +113,12 @@ def test_second_run_of_a_finished_training_changes_nothing(undisturbed: Path, ph
     assert {name: (undisturbed / name).stat().st_mtime_ns for name in FILES} == before
 
 
-class Killed(BaseException):
-    """Stands for the signal that ends a process."""
-
-
-def make_mortal(
-    training: Training, steps: int, die: Callable[[], None], device: torch.device
-) -> ClassifierLearner:
-    """The training's learner, which dies instead of the step after `steps`."""
-    learner = training.make_learner(device)
-    assert isinstance(learner, ClassifierLearner)
-    step, left = learner.step, [steps]
-
-    def die_in_time(batch: Any) -> dict[str, float]:
-        if not left[0]:
-            die()
-        left[0] -= 1
-        return step(batch)
-
-    learner.step = die_in_time
-    return learner
-
-
-def die_here() -> None:
-    raise Killed
-
-
-def die_once(marker: Path) -> None:
-    """The first process that comes here is killed."""
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def fit_with(config: Config, steps: int, die: Callable[[], None]) -> None:
-    """An attempt at a training of which a worker dies; the manifest stays `interrupted`."""
-    with Run.open(
-        config.out,
-        job="train_classifier",
-        config=config,
-        identity=identity(config),
-        storage=Storage(config.storage),
-    ) as run:
-        training = make_training(run, config, TASK)
-        run.note(status="running")
-        mortal = partial(make_mortal, training, steps, die)
-        fit(replace(training, make_learner=mortal), config.resources)
-
-
-def assert_same_training(found: Path, wanted: Path) -> None:
-    for name in FILES[:2]:
-        ours, theirs = load_file(found / name), load_file(wanted / name)
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    kept = ("epoch", "objective", "gradient_norm", "train_loss", "loss", "accuracy")
-    for once, again in zip(metrics_of(found), metrics_of(wanted), strict=True):
-        assert [once[key] for key in kept] == [again[key] for key in kept]
-
-
 @pytest.mark.parametrize("steps", [0, 4, 6, 14])  # an epoch is 5 or 6
 def test_interrupted_training_ends_with_the_bytes_of_an_undisturbed_one(
     undisturbed: Path, photos: Path, tmp_path: Path, steps: int
 ):
     with pytest.raises(Killed):
-        fit_with(small(photos, tmp_path), steps, die_here)
+        fit_with(small(photos, tmp_path), TASK, steps, die_here)
     main(small(photos, tmp_path))
     assert_same_training(tmp_path, undisturbed)
 
@@ -196,7 +142,7 @@ def test_training_killed_within_an_epoch_goes_on_within_it_bit_for_bit(
     main(long_epochs(photos, tmp_path / "undisturbed"))
     total = int(metrics_of(tmp_path / "undisturbed")[-1]["step"])
     with pytest.raises(Killed):
-        fit_with(long_epochs(photos, tmp_path / "killed"), steps, die_here)
+        fit_with(long_epochs(photos, tmp_path / "killed"), TASK, steps, die_here)
     taken = list[int]()
     step = ClassifierLearner.step
 
@@ -216,7 +162,7 @@ def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
     main(long_epochs(photos, tmp_path / "undisturbed"))
     resources = TrainingResources(cpus_per_worker=1, checkpoint_every_s=0)
     config = replace(long_epochs(photos, tmp_path / "killed"), resources=resources)
-    fit_with(config, 13, partial(die_once, tmp_path / "died"))
+    fit_with(config, TASK, 13, partial(die_once, tmp_path / "died"))
     assert (tmp_path / "died").exists()
     assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
 

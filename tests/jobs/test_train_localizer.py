@@ -17,24 +17,28 @@ from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.localizer_recipes import PRESETS, Config
-from jobs.pictures.supervised import identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
 from jobs.runtime.epochs import run_worker
 from jobs.runtime.learner import Place, Training, TrainingConfig
-from jobs.runtime.run import Run, TooManyFailedError
+from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.sources.origin import Source
-from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources, fit
 from jobs.train_localizer import TASK, main, parse
+from tests.jobs.broken_off import (
+    Killed,
+    assert_same_training,
+    die_here,
+    fit_with,
+    metrics_of,
+    prepared,
+)
 from tests.jobs.test_localize import KINDS, SMALL, shapes, write_shard
-from tests.jobs.test_train_classifier import Killed, die_here, metrics_of
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import Card, read_card, sha256_file
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
-from vision_ops.learners.localize import LocalizerLearner, LocalizerModelConfig
+from vision_ops.learners.localize import LocalizerModelConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.models import build, embedding_size
-from vision_ops.weights import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 INLINE = TrainingResources(engine="inline", checkpoint_every_s=0)
@@ -99,63 +103,15 @@ def test_second_run_of_a_finished_training_changes_nothing(undisturbed: Path, so
     assert {name: (undisturbed / name).stat().st_mtime_ns for name in before} == before
 
 
-def make_mortal(
-    training: Training, steps: int, die: Callable[[], None], device: torch.device
-) -> LocalizerLearner:
-    """The training's learner, which dies instead of the step after `steps`."""
-    learner = training.make_learner(device)
-    assert isinstance(learner, LocalizerLearner)
-    step, left = learner.step, [steps]
-
-    def die_in_time(batch: Any) -> dict[str, float]:
-        if not left[0]:
-            die()
-        left[0] -= 1
-        return step(batch)
-
-    learner.step = die_in_time
-    return learner
-
-
-def prepared(config: Config, weights: str = "") -> Training:
-    """A training whose run has begun."""
-    storage = Storage(config.storage)
-    start = resolve(weights, storage.fetch) if weights else None
-    with Run.open(
-        config.out,
-        job="train_localizer",
-        config=config,
-        identity=identity(config, start),
-        storage=storage,
-    ) as run:
-        training = make_training(run, config, TASK, start)
-        run.note(status="running")
-    return training
-
-
-def assert_same(found: Path, wanted: Path) -> None:
-    for name in (BEST, LAST):
-        ours, theirs = load_file(found / name), load_file(wanted / name)
-        assert ours.keys() == theirs.keys()
-        assert all(torch.equal(ours[key], theirs[key]) for key in theirs)
-    untimed = ("seconds", "images_per_s")
-    for once, again in zip(metrics_of(found), metrics_of(wanted), strict=True):
-        assert {k: v for k, v in once.items() if k not in untimed} == {
-            k: v for k, v in again.items() if k not in untimed
-        }
-
-
 @pytest.mark.parametrize("steps", [0, 5, 12])  # an epoch is 8 or 9 steps
 def test_killed_and_repeated_training_ends_with_the_bits_of_an_undisturbed_one(
     undisturbed: Path, source: Path, tmp_path: Path, steps: int
 ):
     config = small(source, tmp_path)
-    training = prepared(config)
-    mortal = partial(make_mortal, training, steps, die_here)
     with pytest.raises(Killed):
-        fit(replace(training, make_learner=mortal), config.resources)
+        fit_with(config, TASK, steps, die_here)
     main(config)
-    assert_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed)
 
 
 def take_part(rank: int, training: Training, address: str) -> None:
@@ -201,7 +157,9 @@ def finetuned(source: Path, weights: str, out: Path) -> Config:
 def test_two_workers_learn_boxes_as_one(source: Path, tmp_path: Path):
     """From published features on, each batch in two pieces; the dropout of the head is gone."""
     weights = save_features(tmp_path / "features.safetensors")
-    one, two = (prepared(finetuned(source, weights, tmp_path / n), weights) for n in ("1", "2"))
+    one, two = (
+        prepared(finetuned(source, weights, tmp_path / n), TASK, weights) for n in ("1", "2")
+    )
     fit(one, INLINE)
     spawn(take_part, (two, f"file://{tmp_path}/meeting"), nprocs=2)
     wanted, found = load_file(tmp_path / "1" / LAST), load_file(tmp_path / "2" / LAST)
@@ -353,4 +311,4 @@ def test_killed_process_leaves_a_run_that_the_same_command_finishes(
     assert run([sys.executable, "-c", code, *words]).returncode == -signal.SIGKILL
     finished = run([sys.executable, "-m", "jobs.train_localizer", *words])
     assert finished.returncode == 0, finished.stderr.decode()
-    assert_same(tmp_path, undisturbed)
+    assert_same_training(tmp_path, undisturbed)

@@ -220,4 +220,4 @@ make_decoder(DecodeConfig(), ClipPreprocess())
 """
     root = Path(__file__).resolve().parents[2]
     told = subprocess.run([sys.executable, "-c", code], cwd=root, capture_output=True, text=True)
-    assert "clips need the package av: pip install 'argus[video]'" in told.stderr
+    assert "clips need the package av: pip install -e '.[video]'" in told.stderr

@@ -33,7 +33,7 @@ class DecodeClip:
         if config.apply_icc:
             raise ValueError("decode.apply_icc: pictures have ICC profiles, clips have none")
         if find_spec("av") is None:
-            raise ValueError("clips need the package av: pip install 'argus[video]'")
+            raise ValueError("clips need the package av: pip install -e '.[video]'")
         self.config = config
         self.preprocess = preprocess
         self.shape = preprocess.shape

@@ -30,7 +30,7 @@ def import_torchmetrics() -> ModuleType:
         return importlib.import_module("torchmetrics.detection")
     except ModuleNotFoundError as missing:
         raise ValueError(
-            "mean average precision needs torchmetrics: pip install 'argus[detection]'"
+            "mean average precision needs torchmetrics: pip install -e '.[detection]'"
         ) from missing
 
 

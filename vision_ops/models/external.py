@@ -37,7 +37,7 @@ def import_timm() -> ModuleType:
     try:
         return importlib.import_module("timm")
     except ModuleNotFoundError as missing:
-        raise ValueError("timm networks need timm: pip install 'argus[timm]'") from missing
+        raise ValueError("timm networks need timm: pip install -e '.[timm]'") from missing
 
 
 def build_function(reference: str, num_classes: int) -> nn.Module:

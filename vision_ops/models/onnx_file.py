@@ -15,7 +15,7 @@ try:
     import onnxruntime
     from google.protobuf.message import DecodeError  # comes with onnx
 except ModuleNotFoundError as missing:
-    raise ValueError("ONNX files need onnx and onnxruntime: pip install 'argus[onnx]'") from missing
+    raise ValueError("ONNX files need onnx and onnxruntime: pip install -e '.[onnx]'") from missing
 
 logger = logging.getLogger(__name__)
 

@@ -11,6 +11,8 @@ from typing import Literal
 import numpy as np
 
 from vision_ops.card import DETECTOR, LOCALIZER, Card, read_card
+from vision_ops.inputs import kind_of_input
+from vision_ops.preprocess import Preprocess
 
 Method = Literal["regression", "cam", "detector"]
 Batch = dict[str, np.ndarray]
@@ -46,6 +48,7 @@ class LocalizerConfig:
 
 def method_of(config: LocalizerConfig, card: Card) -> Method:
     """How a network of this card localises. Raises ValueError for what was asked and cannot be."""
+    of_pictures(card)
     able: Method = "cam"
     if card.network.startswith(LOCALIZER):
         able = "regression"
@@ -62,6 +65,14 @@ def method_of(config: LocalizerConfig, card: Card) -> Method:
     if changed := [name for name, value in usual.items() if getattr(config, name) != value]:
         raise ValueError(f"op.{changed[0]}: not for method {asked}")
     return asked
+
+
+def of_pictures(card: Card) -> Preprocess:
+    """How the network's pictures are made. Raises ValueError for one of something else."""
+    if not isinstance(card.preprocess, Preprocess):
+        kind = kind_of_input(card.preprocess)
+        raise ValueError(f"op.weights: {card.network} takes {kind}s, not pictures")
+    return card.preprocess
 
 
 def make_localizer(config: LocalizerConfig, callers: int = 1) -> Callable[[Batch], Batch]:

@@ -18,13 +18,11 @@ from vision_ops.card import Card
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.class_maps import bright_box, make_class_maps
 from vision_ops.device import pick_device
-from vision_ops.inputs import kind_of_input
 from vision_ops.models import in_fast_layout
 from vision_ops.normalize import normalize
 from vision_ops.operators.classify import softmax
-from vision_ops.operators.localize import Batch, LocalizerConfig, Method
+from vision_ops.operators.localize import Batch, LocalizerConfig, Method, of_pictures
 from vision_ops.precision import PASS_SIZE, full_passes
-from vision_ops.preprocess import Preprocess
 
 
 class Localizer:
@@ -48,7 +46,6 @@ class Localizer:
         self.device = pick_device()
         network, self.card = load_checkpoint(config.weights, self.device)
         self.network = in_fast_layout(network)
-        of_pictures(self.card)
 
     def __call__(self, batch: Batch) -> Batch:
         pixels, extents = checked(batch, self.card)
@@ -76,7 +73,6 @@ class ClassMap:
         self.config = config
         self.device = pick_device()
         network, self.card = load_checkpoint(config.weights, self.device)
-        of_pictures(self.card)
         self.maps = make_class_maps(in_fast_layout(network), self.card, config.weights)
 
     def __call__(self, batch: Batch) -> Batch:
@@ -106,7 +102,6 @@ class Detector:
         self.config = config
         self.device = pick_device()
         self.network, self.card = load_checkpoint(config.weights, self.device)
-        of_pictures(self.card)
 
     def __call__(self, batch: Batch) -> Batch:
         pixels, extents = checked(batch, self.card)
@@ -138,14 +133,6 @@ METHODS: dict[Method, Callable[[LocalizerConfig], Callable[[Batch], Batch]]] = {
     "cam": ClassMap,
     "detector": Detector,
 }
-
-
-def of_pictures(card: Card) -> Preprocess:
-    """How the network's pictures are made. Raises ValueError for one of something else."""
-    if not isinstance(card.preprocess, Preprocess):
-        kind = kind_of_input(card.preprocess)
-        raise ValueError(f"op.weights: {card.network} takes {kind}s, not pictures")
-    return card.preprocess
 
 
 def checked(batch: Batch, card: Card) -> tuple[np.ndarray, np.ndarray]:

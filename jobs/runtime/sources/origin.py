@@ -129,7 +129,10 @@ class Origin:
 
     def refuse_type(self, name: str) -> str:
         """Why a name is no image, in a person's words."""
-        return f"not an image type Argus reads: {posixpath.splitext(name)[1] or 'no extension'}"
+        ending = posixpath.splitext(name)[1] or "no extension"
+        if ".jpg" in self.suffixes:
+            return f"not an image type Argus reads: {ending}"
+        return f"not a file that this network is for: {ending} ({', '.join(self.suffixes)} are)"
 
     def refuse_size(self, num_bytes: int) -> str:
         """Why this many bytes are not read; empty where they are."""

@@ -269,7 +269,7 @@ def load_package() -> Any:
             import wfdb
     except ModuleNotFoundError as missing:
         raise ValueError(
-            f"data.format: wfdb needs the package {missing.name}: pip install 'argus[signals]'"
+            f"data.format: wfdb needs the package {missing.name}: pip install -e '.[signals]'"
         ) from missing
     return wfdb
 
