@@ -18,7 +18,7 @@ from jobs.runtime.training import TrainingResources
 from tests.made_clips import decoded
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card
-from vision_ops.clips import ClipPreprocess
+from vision_ops.clips import CLIP_SUFFIXES, ClipPreprocess
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.preprocess import Preprocess
 
@@ -112,9 +112,10 @@ def test_clips_are_learnt_classified_and_judged_with_broken_ones_among_them(
     failed = {name: row["error"] for name, row in rows.items() if row["status"] == "failed"}
     assert failed.pop("left/half.mp4").startswith("truncated MP4: ")
     assert failed.pop("right/photo.mp4").startswith("not a clip that is read (MP4, AVI, Matroska")
+    clips = ", ".join(CLIP_SUFFIXES)
     assert failed == {
         "left/empty.mkv": "empty file",
-        "right/photo.jpg": "not an image type Argus reads: .jpg",
+        "right/photo.jpg": f"not a file that this network is for: .jpg ({clips} are)",
     }
     assert thumbnails(tmp_path / "classified/report/index.html") >= 8
     config = evaluate.Config(run=str(tmp_path / "classified"), out=str(tmp_path / "evaluated"))

@@ -133,7 +133,7 @@ def test_volumes_are_learnt_classified_and_judged_file_by_file(tmp_path: Path):
     failed = {row["id"]: row["error"] for row in rows if row["status"] == "failed"}
     assert failed == {
         "1/half.nii.gz": "truncated gzip",
-        "1/notes.txt": "not an image type Argus reads: .txt",
+        "1/notes.txt": "not a file that this network is for: .txt (.nii, .nii.gz, .npy are)",
     }
     assert thumbnails(tmp_path / "classified/report/index.html") >= 8
     found = evaluate.main(

@@ -15,6 +15,8 @@ from jobs.runtime.run import Run
 
 SURE = 2.0
 """standard errors that a difference of losses must exceed"""
+FALLING = 0.05
+"""part by which the last epochs lowered the loss of a network that is not done"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
 SHARES = ("iou", "accuracy")
@@ -48,7 +50,8 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
     """Whether a network over- or underfits, by its losses on both sides, as `evaluate` has them.
 
     `chance` is the loss of guessing by the classes' shares. The gap between validation and training
-    is one where it exceeds two standard errors of the validation loss and a tenth of chance.
+    is one where it exceeds two standard errors of the validation loss and a tenth of chance, and
+    where the last quarter of the epochs did not still lower that loss by FALLING of it.
     """
     best, last = best_of(history), history[-1]
     error = best.get("loss_error", 0.0)
@@ -61,12 +64,18 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
             f"on images kept back the loss rose since epoch {since}, from {lowest:.3f}; {sides}"
         )
         return Verdict(fit="overfits", reason=reason)
+    earlier = [metrics["loss"] for metrics in history[: -max(1, len(history) // 4)]]
+    lowered = min(earlier) - lowest if earlier else 0.0
+    learning = Verdict(
+        fit="is still learning",
+        reason=f"its last epochs lowered the loss to {lowest:.3f}; {sides}",
+    )
+    if last["loss"] == lowest and lowered > FALLING * lowest:
+        return learning
     if gap > max(SURE * error, 0.1 * chance):
         return Verdict(fit="overfits", reason=sides)
-    earlier = history[: -max(1, len(history) // 4)]
-    if earlier and min(metrics["loss"] for metrics in earlier) > lowest + SURE * error:
-        reason = f"its last epochs lowered the loss to {lowest:.3f}; {sides}"
-        return Verdict(fit="is still learning", reason=reason)
+    if lowered > SURE * error:
+        return learning
     if last["train_loss"] > (1 - LEARNT) * chance:
         return Verdict(fit="underfits", reason=f"{sides}; guessing has {chance:.3f}")
     return Verdict(fit="fits", reason=sides)
