@@ -229,6 +229,7 @@ def test_cpu_time_and_end_reach_a_grandchild_that_lost_its_parent():
     assert tree.living() == []
 
 
+@pytest.mark.slow
 def test_fit_and_the_plain_loop_both_tell_a_rate(tmp_path: Path):
     config = TrainingBenchmark(count=300, size_px=16, epochs=2)
     pixels = write_pictures(tmp_path / "pictures.parquet", config)

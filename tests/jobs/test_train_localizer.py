@@ -154,6 +154,7 @@ def finetuned(source: Path, weights: str, out: Path) -> Config:
     )
 
 
+@pytest.mark.slow
 def test_two_workers_learn_boxes_as_one(source: Path, tmp_path: Path):
     """From published features on, each batch in two pieces; the dropout of the head is gone."""
     weights = save_features(tmp_path / "features.safetensors")
