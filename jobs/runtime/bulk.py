@@ -61,6 +61,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
             _judge(counts, causes, resources)
     run.lap("other slices")
     _check(run, plan, counts)
+    _judge(counts, causes, resources, ended=True)
     wall = time.monotonic() - start
     spent = {name: round(value, 3) for name, value in seconds.items()} | {"wall": round(wall, 3)}
     if plan.todo:
@@ -136,10 +137,13 @@ def _with_read(counts: Mapping[str, int]) -> dict[str, int]:
     return {"read": counts["ok"] + counts["failed"], "ok": counts["ok"], "failed": counts["failed"]}
 
 
-def _judge(counts: Mapping[str, int], causes: Counter[str], resources: Resources) -> None:
+def _judge(
+    counts: Mapping[str, int], causes: Counter[str], resources: Resources, *, ended: bool = False
+) -> None:
+    """Raise TooManyFailedError. A start that fails is no verdict; a whole run that does is one."""
     read = counts["ok"] + counts["failed"]
     allowed = resources.max_failed_fraction
-    judged = read >= JUDGED_FROM_ROWS or counts["failed"] == read
+    judged = read >= JUDGED_FROM_ROWS or (ended and not counts["ok"])
     if judged and counts["failed"] > allowed * read:
         worst = "\n".join(f"  {count:>8,}  {cause}" for cause, count in causes.most_common(10))
         raise TooManyFailedError(

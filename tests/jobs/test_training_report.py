@@ -35,6 +35,15 @@ def test_verdict_follows_the_curves(pairs: list[tuple[float, float]], fit: str, 
     assert said in str(verdict)
 
 
+def test_a_gap_is_no_verdict_while_the_loss_still_falls():
+    pairs = [(1.3, 1.45), (1.1, 1.40), (0.9, 1.32)]
+    assert judge(history(pairs, error=0.05), CHANCE).fit == "is still learning"
+    settled = [*pairs, (0.8, 1.31), (0.7, 1.31), (0.6, 1.30), (0.5, 1.30)]
+    assert judge(history(settled, error=0.05), CHANCE).fit == "overfits"
+    fitted = [(0.1, 0.1), (0.010, 0.014), (0.009, 0.012), (0.008, 0.010)]
+    assert judge(history(fitted, error=0.005), CHANCE).fit == "fits"
+
+
 def test_difference_that_chance_explains_is_none():
     pairs = [(0.3, 0.40), (0.3, 0.38), (0.28, 0.42)]
     assert judge(history(pairs, error=0.05), CHANCE).fit == "fits"

@@ -27,6 +27,7 @@ from vision_ops.operators import OPERATORS
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.operators.localizers import Localizer as LocalizerOperator
 from vision_ops.preprocess import Preprocess
+from vision_ops.signals import SignalPreprocess
 from vision_ops.weights import resolve
 from vision_ops.weights.convert import Origin, convert
 from vision_ops.weights.hub import published
@@ -219,6 +220,13 @@ def test_method_follows_the_weights_and_what_cannot_be_is_refused(asked, tmp_pat
         method_of(LocalizerConfig(weights=path, method="detector"), card)
     with pytest.raises(ValueError, match="op.min_confidence: not for method"):
         method_of(LocalizerConfig(weights=path, method=asked, min_confidence=0.9), card)
+
+
+def test_weights_that_are_for_no_pictures_are_refused_by_what_they_are_for(tmp_path: Path):
+    card = load_checkpoint(save(tmp_path / "w.safetensors", "residual"), "cpu")[1]
+    signals = replace(card, network="convnet_1d", preprocess=SignalPreprocess())
+    with pytest.raises(ValueError, match="convnet_1d takes signals, not pictures"):
+        method_of(LocalizerConfig(), signals)
 
 
 def test_box_of_the_operator_is_the_networks_in_pixels_of_each_original(tmp_path: Path):

@@ -15,8 +15,8 @@ from jobs.runtime.run import Run
 
 SURE = 2.0
 """standard errors that a difference of losses must exceed"""
-FALLING = 0.05
-"""part by which the last epochs lowered the loss of a network that is not done"""
+FALLING = 0.02
+"""part of the loss of chance by which the last epochs lowered that of a network that is not done"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
 SHARES = ("iou", "accuracy")
@@ -51,7 +51,7 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
 
     `chance` is the loss of guessing by the classes' shares. The gap between validation and training
     is one where it exceeds two standard errors of the validation loss and a tenth of chance, and
-    where the last quarter of the epochs did not still lower that loss by FALLING of it.
+    where the last quarter of the epochs did not still lower that loss by FALLING of chance.
     """
     best, last = best_of(history), history[-1]
     error = best.get("loss_error", 0.0)
@@ -70,7 +70,7 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
         fit="is still learning",
         reason=f"its last epochs lowered the loss to {lowest:.3f}; {sides}",
     )
-    if last["loss"] == lowest and lowered > FALLING * lowest:
+    if last["loss"] == lowest and lowered > FALLING * chance:
         return learning
     if gap > max(SURE * error, 0.1 * chance):
         return Verdict(fit="overfits", reason=sides)

@@ -187,6 +187,19 @@ def test_too_many_failures_end_the_run_with_their_causes_and_keep_what_is_done(t
     assert manifest["status"] == "interrupted"
 
 
+def test_a_few_rows_that_all_fail_are_no_success_and_a_bad_start_is_no_failure(tmp_path: Path):
+    strict = Resources(engine="inline", actors=1)
+    all_bad = make_pictures(tmp_path / "bad", 25, dict.fromkeys(range(25), b"bad"))
+    for _ in range(2):  # the second attempt finds it done, and no better
+        with pytest.raises(TooManyFailedError, match="25 of 25 rows failed"):
+            run_toy(all_bad, tmp_path / "none", strict)
+    assert sum(len(pq.read_table(part)) for part in (tmp_path / "none/results").iterdir()) == 25
+
+    one_good = make_pictures(tmp_path / "in", 25, dict.fromkeys(range(24), b"bad"))
+    _, run = run_toy(one_good, tmp_path / "out", strict)
+    assert run.manifest["counts"] == {"read": 25, "ok": 1, "failed": 24}
+
+
 @pytest.mark.parametrize("place", ["inline", "together"])
 def test_a_bug_in_the_operator_ends_the_run_with_its_own_words(
     tmp_path: Path, place: str, local_ray: None
