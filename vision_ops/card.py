@@ -16,7 +16,9 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 
+from vision_ops.canvas import Canvas
 from vision_ops.clips import CLIP_NETWORKS
+from vision_ops.faces import FacePreprocess
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
 from vision_ops.preprocess import Preprocess
 
@@ -44,7 +46,8 @@ class Card:
     activation: str = "relu"
     """relu, sigmoid or tanh; networks of ours only"""
     classes: tuple[str, ...]
-    """class names, in the order of the logits"""
+    """class names, in the order of the logits; none where these are an embedding of a face, or
+    where the network finds faces"""
     preprocess: Inputs
     """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
@@ -54,15 +57,21 @@ class Card:
     parent: str = ""
     """sha256 of the checkpoint or state file that it was made from"""
     embedding_size: int
-    """length of the penultimate features"""
+    """length of the penultimate features, of a face's embedding; 0 for what finds faces"""
 
     def __post_init__(self) -> None:
-        if not self.classes or len(set(self.classes)) != len(self.classes):
+        nameless = isinstance(self.preprocess, FacePreprocess | Canvas)
+        if bool(self.classes) == nameless or len(set(self.classes)) != len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
-        if self.embedding_size < 1:
+        if self.embedding_size < (not isinstance(self.preprocess, Canvas)):
             raise ValueError(f"embedding_size {self.embedding_size}: must be at least 1")
         check_size(self.network, self.preprocess)
+
+    @property
+    def num_outputs(self) -> int:
+        """Numbers that the network gives for an input: logits, or the embedding of a face."""
+        return len(self.classes) or self.embedding_size
 
 
 def check_size(network: str, preprocess: Inputs) -> None:

@@ -47,7 +47,7 @@ def load_checkpoint(path: str | Path, device: torch.device | str) -> tuple[nn.Mo
     with torch.random.fork_rng(devices=[]):
         try:
             channels = card.preprocess.num_channels
-            model = build(card.network, len(card.classes), card.activation, channels)
+            model = build(card.network, card.num_outputs, card.activation, channels)
         except ValueError as wrong:
             raise ValueError(f"{path}: {wrong}") from wrong
     load_state(model, load_file(path), str(path))

@@ -7,9 +7,10 @@ from typing import Protocol
 
 import numpy as np
 
+from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
 from vision_ops.clips.decode import DecodeClip
-from vision_ops.decode import Decode, DecodeConfig
+from vision_ops.decode import Decode, DecodeConfig, DecodeWhole
 from vision_ops.inputs import Inputs
 from vision_ops.signals import DecodeSignal, SignalPreprocess
 from vision_ops.volumes import DecodeVolume, VolumePreprocess
@@ -36,4 +37,6 @@ def make_decoder(config: DecodeConfig, preprocess: Inputs) -> Decoder:
         return DecodeVolume(config, preprocess)
     if isinstance(preprocess, ClipPreprocess):
         return DecodeClip(config, preprocess)
+    if isinstance(preprocess, Canvas):
+        return DecodeWhole(config, preprocess)
     return Decode(config, preprocess)

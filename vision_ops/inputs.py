@@ -3,18 +3,22 @@
 Light on purpose, as what it lists is: drivers and decoder processes import it without torch.
 """
 
+from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
+from vision_ops.faces import FacePreprocess
 from vision_ops.preprocess import Preprocess
 from vision_ops.signals import SignalPreprocess
 from vision_ops.volumes import VolumePreprocess
 
-Inputs = Preprocess | ClipPreprocess | SignalPreprocess | VolumePreprocess
+Inputs = Preprocess | ClipPreprocess | SignalPreprocess | VolumePreprocess | FacePreprocess | Canvas
 """how a kind of input becomes what a network sees: its `shape`, `dtype` and `network_shape`"""
 KINDS: dict[str, type[Inputs]] = {
     "picture": Preprocess,
     "clip": ClipPreprocess,
     "signal": SignalPreprocess,
     "volume": VolumePreprocess,
+    "face": FacePreprocess,
+    "canvas": Canvas,
 }
 
 

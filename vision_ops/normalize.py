@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
 from vision_ops.inputs import Inputs
 from vision_ops.preprocess import Preprocess
@@ -22,7 +23,7 @@ def normalize(
     Pictures: (pixel / scale - mean) / std in the network's channel order. Signals (B, L, C) and
     volumes (B, D, H, W) were scaled when they were decoded: (B, C, L) and (B, 1, D, H, W). What
     crosses to the device is of the decoded type. Read-only arrays, as Ray shares them, are copied
-    first, and the input is never written to.
+    first, and the input is never written to. Raises ValueError for a Canvas.
     """
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -31,6 +32,8 @@ def normalize(
         return pixels.float().transpose(1, 2).contiguous()
     if isinstance(preprocess, VolumePreprocess):
         return pixels.float().unsqueeze(1)
+    if isinstance(preprocess, Canvas):
+        raise ValueError("whole pictures are of many sizes; what looks at them normalises each")
     return _frames(
         pixels, preprocess.frame if isinstance(preprocess, ClipPreprocess) else preprocess
     )

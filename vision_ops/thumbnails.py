@@ -14,6 +14,8 @@ THUMBNAILS: dict[str, Callable[..., bytes]] = {
     "clip": clip_thumbnail,
     "signal": plot,
     "volume": middle_slice,
+    "face": thumbnail,
+    "canvas": thumbnail,
 }
 """a kind of `vision_ops.inputs.KINDS` -> `make(data, size_px)`: a row's bytes and the longer side
 -> PNG or JPEG; raises ValueError for bytes that are no such input"""

@@ -20,7 +20,7 @@ picture.
 import logging
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -30,6 +30,7 @@ import numpy as np
 from PIL import Image, TiffImagePlugin
 from PIL.ImageFile import ImageFile
 
+from vision_ops.canvas import Canvas
 from vision_ops.decode.colour import to_rgb, to_srgb, turn_of
 from vision_ops.decode.formats import (
     IMAGE_SUFFIXES,
@@ -50,6 +51,7 @@ __all__ = [
     "IMAGE_SUFFIXES",
     "Decode",
     "DecodeConfig",
+    "DecodeWhole",
     "UnreadableImageError",
     "read_rgb",
     "thumbnail",
@@ -102,22 +104,78 @@ class Decode:
         """
         config, preprocess = self.config, self.preprocess
         fast = config.mode == "fast"
-        try:
-            if len(data) > config.max_megabytes * 1e6:
-                raise UnreadableImageError(too_much(len(data), "megabytes", config.max_megabytes))
-            least_side_px = least_side(preprocess) if fast else 0
-            stored = _read(data, config.max_megapixels, config.apply_icc, least_side_px)
+
+        def fitted(stored: _Stored) -> Image.Image:
             if fast:
-                image = fit_stored(stored.image, preprocess, stored.extent, stored.turn)
-            else:
-                image = fit(stored.upright(), preprocess)
-            out[...] = np.asarray(to_srgb(image, stored.profile))
-            self.extent = stored.full_size
-        except UnreadableImageError as refusal:
-            return str(refusal)
-        except MemoryError:
-            return "not enough memory for this picture"
-        return ""
+                return fit_stored(stored.image, preprocess, stored.extent, stored.turn)
+            return fit(stored.upright(), preprocess)
+
+        reason, self.extent = _decode(
+            data, config, least_side(preprocess) if fast else 0, fitted, out
+        )
+        return reason
+
+
+class DecodeWhole:
+    """Decoder of whole pictures in their own proportions, see `Canvas`; picklable.
+
+    Reduced ones are resized bilinearly, antialiased. Bad bytes never raise.
+    """
+
+    def __init__(self, config: DecodeConfig, canvas: Canvas) -> None:
+        self.config = config
+        self.canvas = canvas
+        self.shape = canvas.shape
+        self.dtype = canvas.dtype
+        self.suffixes = tuple(sorted(IMAGE_SUFFIXES))
+        self.extent: tuple[int, ...] = ()
+        """height and width of the picture decoded last, upright, before it was reduced"""
+
+    def __call__(self, data: bytes, out: np.ndarray) -> str:
+        """Write uint8 sRGB pixels into the top left of out; return "" or why they are not there.
+
+        What is beside them stays as it is.
+        """
+
+        def fitted(stored: _Stored) -> Image.Image:
+            image = stored.upright()
+            image = image if image.mode == "RGB" else image.convert("RGB")
+            height, width = self.canvas.size_of(*stored.full_size)
+            if image.size == (width, height):
+                return image
+            swapped, *mirrored = MIRRORED[stored.turn]
+            (down, across), (from_end, from_right) = stored.extent, mirrored
+            if swapped:
+                (down, across), (from_end, from_right) = (across, down), (from_right, from_end)
+            top = image.height - down if from_end else 0.0
+            left = image.width - across if from_right else 0.0
+            seen = (left, top, left + across, top + down)
+            return image.resize((width, height), Image.Resampling.BILINEAR, box=seen)
+
+        least_side_px = 2 * self.canvas.longest_px if self.config.mode == "fast" else 0
+        reason, self.extent = _decode(data, self.config, least_side_px, fitted, out)
+        return reason
+
+
+def _decode(
+    data: bytes,
+    config: DecodeConfig,
+    least_side_px: int,
+    fitted: "Callable[[_Stored], Image.Image]",
+    out: np.ndarray,
+) -> tuple[str, tuple[int, ...]]:
+    """Write what `fitted` makes into the top left of out; "" or the reason, and the full size."""
+    try:
+        if len(data) > config.max_megabytes * 1e6:
+            raise UnreadableImageError(too_much(len(data), "megabytes", config.max_megabytes))
+        stored = _read(data, config.max_megapixels, config.apply_icc, least_side_px)
+        pixels = np.asarray(to_srgb(fitted(stored), stored.profile))
+        out[: pixels.shape[0], : pixels.shape[1]] = pixels
+    except UnreadableImageError as refusal:
+        return str(refusal), ()
+    except MemoryError:
+        return "not enough memory for this picture", ()
+    return "", stored.full_size
 
 
 def read_rgb(data: bytes, max_megapixels: float = 100.0, apply_icc: bool = True) -> Image.Image:
