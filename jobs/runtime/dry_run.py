@@ -10,9 +10,10 @@ from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
+from jobs.runtime.reading import Clock, SliceReader
 from jobs.runtime.resources import Resources, inline_turns, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
-from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work, make_reader_args
+from jobs.runtime.work import SliceWriter, Work, make_reader_args
 
 SAMPLE_ROWS = 64
 
@@ -71,10 +72,10 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
         first = next(batches, None)
         if first is None:
             return "the first slice has no rows"
-        writer.infer(first, Clock(), dry=True)  # the first call compiles and allocates
-        start, rows = time.perf_counter(), 0
-        for batch in islice(batches, SAMPLE_ROWS // size):
-            rows += writer.infer(batch, Clock(), dry=True).num_rows
+        list(writer.infer_all(iter([first]), Clock(), dry=True))  # it compiles and allocates
+        start = time.perf_counter()
+        found = writer.infer_all(islice(batches, SAMPLE_ROWS // size), Clock(), dry=True)
+        rows = sum(table.num_rows for table in found)
         batches.close()
     if not rows:
         return f"too few rows to tell ({len(first.rows)})"

@@ -19,9 +19,9 @@ import pyarrow as pa
 
 from jobs.runtime.decoding import Decoder
 from jobs.runtime.plan import Plan
+from jobs.runtime.reading import Clock, ReaderArgs, SliceReader
 from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.slices import Slice
-from jobs.runtime.work import Clock, ReaderArgs, SliceReader
 
 logger = logging.getLogger(__name__)
 

@@ -25,21 +25,12 @@ from ray.exceptions import RayTaskError
 from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
+from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import Pool, Resources, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.storage import S3, Storage, cache_folder
-from jobs.runtime.work import (
-    Clock,
-    DecodedBatch,
-    ReaderArgs,
-    Receipt,
-    SliceReader,
-    SliceWorker,
-    SliceWriter,
-    Work,
-    make_reader_args,
-)
+from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
 logger = logging.getLogger(__name__)
 

@@ -9,29 +9,28 @@ import re
 import socket
 import threading
 import time
-from collections import Counter, defaultdict, deque
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from itertools import chain, islice
-from typing import Any
+from itertools import chain
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from jobs.runtime.decoding import NUM_SLOTS, Decoded, Decoder, GuardedDecoder
-from jobs.runtime.plan import Plan, load_files
+from jobs.runtime.decoding import Decoder
+from jobs.runtime.plan import Plan
+from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Row, Slice
-from jobs.runtime.sources import read_slice
-from jobs.runtime.sources.origin import Origin
 
 Batch = dict[str, Any]
-IMAGE_URI = "image_uri"
+IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
 PUTS_IN_FLIGHT = 16
 ROW_SCHEMA = pa.schema(
     [
@@ -68,6 +67,24 @@ class Work:
     """a JPEG of a good row, from the bytes of its image and what the operator added; it is put at
     images/<id>.jpg before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
     be drawn, the column is null; it raises nothing for bad images"""
+    draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None
+    """any number of JPEGs of a good row, from what the operator added; they are put at
+    images/<id>/0.jpg, 1.jpg, … before the part that names them in the column IMAGE_URIS"""
+
+
+@runtime_checkable
+class Regroups(Protocol):
+    """An operator that is best given all of a slice: it makes batches of its own of what is there.
+
+    Faces are one: a picture may hold none, another forty.
+    """
+
+    def regrouped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """What calling it on each batch gives, in order; batches may be taken before one is given.
+
+        Pixels of a batch are gone once the next one is taken.
+        """
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,35 +105,6 @@ class Receipt:
     """slices that it infers at a time"""
 
 
-@dataclass(frozen=True, kw_only=True)
-class DecodedBatch:
-    """Rows in order with the pixels of those that decoded."""
-
-    rows: Sequence[Row]
-    """without their bytes, unless these are kept"""
-    stages: Sequence[str]
-    """"" | "read" | "decode" per row"""
-    pixels: np.ndarray
-    """(number of good rows, *shape), read-only; valid until the second next batch"""
-    extents: np.ndarray
-    """int32 (number of good rows, n): the decoder's extent of each"""
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReaderArgs:
-    """What a SliceReader is made of; picklable to where it runs."""
-
-    origin: Origin
-    run_uri: str
-    decoder: Decoder
-    timeout_s: float
-    """for one image to be decoded"""
-    batch_size: int = 64
-    """images of a batch"""
-    keep_bytes: bool = False
-    """of good rows, for whoever draws on them"""
-
-
 def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
     """How the slices of a run are read."""
     return ReaderArgs(
@@ -127,85 +115,6 @@ def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> 
         batch_size=work.batch_size,
         keep_bytes=work.draw is not None,
     )
-
-
-class SliceReader:
-    """Reads and decodes slices, one decoder process kept between them."""
-
-    def __init__(self, args: ReaderArgs) -> None:
-        self.args = args
-        self.guard = GuardedDecoder(args.decoder, args.timeout_s)
-
-    def read(self, piece: Slice, clock: "Clock") -> Generator[DecodedBatch, None, None]:
-        """The slice in batches; the next one is being decoded while one is used."""
-        origin, batch_size = self.args.origin, self.args.batch_size
-        rows = read_slice(origin, load_files(self.args.run_uri, origin.storage, piece))
-        flying: deque[list[Row]] = deque()
-        try:
-            while True:
-                while len(flying) < NUM_SLOTS:
-                    with clock.measure("read"):
-                        batch = list(islice(rows, batch_size))
-                    if not batch:
-                        break
-                    self.guard.submit([row.data for row in batch if not row.error])
-                    flying.append(batch if self.args.keep_bytes else list(map(_emptied, batch)))
-                if not flying:
-                    return
-                busy = self.guard.busy_s
-                with clock.measure("wait"):
-                    decoded = self.guard.result()
-                clock.seconds["decode"] += self.guard.busy_s - busy
-                yield _with_rows(flying.popleft(), decoded)
-        finally:
-            for _ in flying:  # the consumer stopped early: leave nothing of it for the next slice
-                self.guard.result()
-
-    def close(self) -> None:
-        """End the decoder process."""
-        self.guard.close()
-
-
-def _emptied(row: Row) -> Row:
-    return dataclasses.replace(row, data=b"")
-
-
-def _with_rows(rows: Sequence[Row], decoded: Decoded) -> DecodedBatch:
-    pixels, reasons, extents = decoded
-    answers = iter(reasons)
-    stages, told = [], []
-    for row in rows:
-        reason = "" if row.error else next(answers)
-        stages.append("read" if row.error else "decode" if reason else "")
-        told.append(dataclasses.replace(row, error=row.error or reason))
-    good = [i for i, reason in enumerate(reasons) if not reason]
-    kept = pixels if len(good) == len(reasons) else pixels[good]
-    kept.flags.writeable = False
-    sizes = np.array([extents[i] for i in good], np.int32)
-    return DecodedBatch(rows=told, stages=stages, pixels=kept, extents=sizes)
-
-
-class Clock:
-    """Seconds by stage."""
-
-    def __init__(self) -> None:
-        self.seconds: defaultdict[str, float] = defaultdict(float)
-
-    def measure(self, stage: str) -> "_Lap":
-        """Context that adds its duration to `stage`."""
-        return _Lap(self, stage)
-
-
-class _Lap:
-    def __init__(self, clock: Clock, stage: str) -> None:
-        self.clock = clock
-        self.stage = stage
-
-    def __enter__(self) -> None:
-        self.start = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self.clock.seconds[self.stage] += time.perf_counter() - self.start
 
 
 class SliceWriter:
@@ -230,7 +139,7 @@ class SliceWriter:
         first = next(batches, None)  # read and decode ahead of this slice's turn
         with self.turns:
             ready = [] if first is None else [first]
-            tables = [self.infer(batch, clock) for batch in chain(ready, batches)]
+            tables = list(self.infer_all(chain(ready, batches), clock))
         table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
         if piece.rows not in (UNKNOWN, table.num_rows):
             raise RuntimeError(
@@ -252,19 +161,51 @@ class SliceWriter:
             turns=self.num_turns,
         )
 
-    def infer(self, batch: DecodedBatch, clock: Clock, *, dry: bool = False) -> pa.Table:
-        """The rows of a batch, in order, with the operator's columns; failed ones have nulls.
+    def infer_all(
+        self, batches: Iterator[DecodedBatch], clock: Clock, *, dry: bool = False
+    ) -> Iterator[pa.Table]:
+        """A table per batch, in order: its rows with the operator's columns, nulls in failed ones.
 
         What is drawn of them is put; where `dry`, it is drawn and let go.
         """
+        taken: deque[DecodedBatch] = deque()
+        taking = Clock()
+
+        def inputs() -> Iterator[Batch]:
+            while True:
+                with taking.measure("batches"):
+                    batch = next(batches, None)
+                if batch is None:
+                    return
+                taken.append(dataclasses.replace(batch, pixels=batch.pixels[:0]))
+                if not all(row.error for row in batch.rows):
+                    yield {"pixels": batch.pixels, "extent": batch.extents}
+
+        results = self._operate(inputs())
+        while True:
+            before, start = taking.seconds["batches"], time.perf_counter()
+            added = next(results, None)
+            waited = taking.seconds["batches"] - before
+            clock.seconds["operate"] += time.perf_counter() - start - waited
+            while taken and all(row.error for row in taken[0].rows):
+                yield self._tabulated(taken.popleft(), {}, clock, dry=dry)
+            if added is None:
+                if taken:
+                    raise RuntimeError(f"operator: gave nothing for {len(taken)} batches")
+                return
+            yield self._tabulated(taken.popleft(), added, clock, dry=dry)
+
+    def _operate(self, inputs: Iterator[Batch]) -> Iterator[Batch]:
+        if isinstance(self.operator, Regroups):
+            return self.operator.regrouped(inputs)
+        return map(self.operator, inputs)
+
+    def _tabulated(self, batch: DecodedBatch, added: Batch, clock: Clock, *, dry: bool) -> pa.Table:
         good = [not row.error for row in batch.rows]
-        with clock.measure("operate"):
-            columns = {"pixels": batch.pixels, "extent": batch.extents}
-            added = self.operator(columns) if any(good) else {}
-        if added and self.work.draw:
+        if added and (self.work.draw or self.work.draw_each):
             rows = [row for row in batch.rows if not row.error]
             with clock.measure("write"):
-                added = {**added, IMAGE_URI: self._put_images(rows, added, dry=dry)}
+                added = {**added, **self._put_images(rows, added, dry=dry)}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())
         written: dict[str, pa.Array] = {
@@ -283,20 +224,31 @@ class SliceWriter:
                 written[column.name] = pa.nulls(len(good), column.type)
         return pa.table(written, schema=self.schema)
 
-    def _put_images(self, rows: Sequence[Row], added: Batch, *, dry: bool) -> list[str | None]:
-        """What `Work.draw` makes of good rows, put whole; their URIs, None for empty bytes."""
-        draw = self.work.draw
-        assert draw is not None
-        drawn = [
-            draw(row.data, {name: column[number] for name, column in added.items()})
-            for number, row in enumerate(rows)
-        ]
-        uris = [self.run.path(image_name(row.id)) for row in rows]
+    def _put_images(self, rows: Sequence[Row], added: Batch, *, dry: bool) -> Batch:
+        """The column that names what was drawn of good rows; the pictures are put whole.
+
+        IMAGE_URI holds None for empty bytes.
+        """
+        told = [{name: column[k] for name, column in added.items()} for k in range(len(rows))]
+        images: dict[str, bytes] = {}
+        if draw := self.work.draw:
+            name, uris = IMAGE_URI, list[Any]()
+            for row, each in zip(rows, told, strict=True):
+                image, uri = draw(row.data, each), self.run.path(image_name(row.id))
+                images |= {uri: image} if image else {}
+                uris.append(uri if image else None)
+        else:
+            assert self.work.draw_each is not None
+            name, uris = IMAGE_URIS, []
+            for row, each in zip(rows, told, strict=True):
+                drawn = self.work.draw_each(each)
+                places = [self.run.path(image_name(f"{row.id}/{k}")) for k in range(len(drawn))]
+                images |= dict(zip(places, drawn, strict=True))
+                uris.append(places)
         if not dry:
             with ThreadPoolExecutor(PUTS_IN_FLIGHT) as pool:
-                pairs = [(uri, image) for uri, image in zip(uris, drawn, strict=True) if image]
-                list(pool.map(lambda pair: self.run.storage.put(*pair), pairs))
-        return [uri if image else None for uri, image in zip(uris, drawn, strict=True)]
+                list(pool.map(lambda pair: self.run.storage.put(*pair), images.items()))
+        return {name: uris}
 
     def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
         described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}

@@ -4,6 +4,7 @@ import json
 import posixpath
 import shutil
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from jobs.runtime.resources import Resources, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.storage import Storage, StorageConfig
 from jobs.runtime.work import image_name
-from tests.jobs.runtime.toy import make_pictures, rows_of, run_toy
+from tests.jobs.runtime.toy import RegroupingOperator, make_pictures, rows_of, run_toy
 
 SPECIAL = {3: b"bad", 17: b"kill", 25: b"bad", 26: b"bad"}
 INLINE = Resources(engine="inline", max_failed_fraction=1.0)
@@ -275,6 +276,50 @@ def test_what_is_drawn_of_a_row_lies_by_its_id_and_what_cannot_be_costs_no_row(
         assert path.exists() == drawn
         if drawn:
             assert path.read_bytes() == bytes([97 + number]) + str(1097 + number).encode()
+
+
+def test_several_pictures_of_a_row_lie_below_its_id(tmp_path: Path):
+    pictures = make_pictures(tmp_path / "in", 4, {3: b"bad"})
+
+    _, run = run_toy(
+        pictures,
+        tmp_path / "out",
+        PLACES["inline"],
+        draw_each=lambda row: [b"x"] * (int(row["mean"]) - 1097),
+    )
+
+    for number, row in enumerate(rows_of(run)):
+        folder = tmp_path / "out" / "images" / f"{number:04}.png"
+        paths = [folder / f"{k}.jpg" for k in range(number)]
+        assert row["image_uris"] == (None if number == 3 else list(map(str, paths)))
+        assert all(path.read_bytes() == b"x" for path in paths if number != 3)
+
+
+@pytest.mark.parametrize("place", ["inline", pytest.param("apart", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_an_operator_that_makes_its_own_batches_of_a_slice_gives_the_same_rows(
+    tmp_path: Path, place: str, batch_size: int, local_ray: None
+):
+    """Batches of which nothing decoded among them, and a last one; slices are of ten rows."""
+    bad = {number: b"bad" for number in (0, 1, 2, 7, 19, 20, 21, 22)}
+    pictures = make_pictures(tmp_path / "in", 23, bad)
+    resources = replace(PLACES[place], batch_size=batch_size, max_failed_fraction=1.0)
+
+    _, plain = run_toy(pictures, tmp_path / "plain", resources)
+    _, run = run_toy(pictures, tmp_path / "out", resources, operator=RegroupingOperator)
+
+    assert rows_of(run) == rows_of(plain)
+
+
+def test_an_operator_that_loses_a_batch_ends_the_run(tmp_path: Path):
+    class Forgetful(RegroupingOperator):
+        def regrouped(self, batches: Any) -> Any:
+            yield from list(super().regrouped(batches))[:-1]
+
+    pictures = make_pictures(tmp_path / "in", 12)
+    resources = replace(PLACES["inline"], batch_size=4)
+    with pytest.raises(RuntimeError, match="gave nothing for 1 batches"):
+        run_toy(pictures, tmp_path / "out", resources, operator=Forgetful)
 
 
 @given(st.lists(st.sampled_from(["..", ".", "a", "b.png", ""]), max_size=8))

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.work import IMAGE_URI, Work
+from jobs.runtime.work import IMAGE_URI, IMAGE_URIS, Work
 
 SHAPE = (2, 2, 3)
 COLUMNS = pa.schema(
@@ -73,6 +73,31 @@ class ToyOperator:
         return {"mean": mean, "words": words, "embedding": np.stack([mean, -mean], axis=1)}
 
 
+class RegroupingOperator(ToyOperator):
+    """The same of pictures of several batches together, six at a time."""
+
+    def regrouped(
+        self, batches: Iterator[dict[str, np.ndarray]]
+    ) -> Iterator[dict[str, np.ndarray]]:
+        sizes: list[int] = []
+        held = np.zeros((0, *SHAPE), np.uint8)
+        for batch in batches:
+            assert (batch["pixels"][:, 0, 0, 0] != 0).all(), "pixels that nobody decoded"
+            held = np.concatenate([held, batch["pixels"]])
+            sizes.append(len(batch["pixels"]))
+            while sizes and len(held) >= max(sizes[0], 6):
+                size = sizes.pop(0)
+                yield self.of(held[:size])
+                held = held[size:]
+        for size in sizes:
+            yield self.of(held[:size])
+            held = held[size:]
+
+    def of(self, pixels: np.ndarray) -> dict[str, np.ndarray]:
+        pixels.flags.writeable = False
+        return self({"pixels": pixels})
+
+
 def make_pictures(folder: Path, count: int, special: dict[int, bytes] | None = None) -> Path:
     """`count` files whose first byte is a letter; `special` replaces some."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -91,21 +116,27 @@ def run_toy(
     retry_failed: bool = False,
     pause_s: float = 0.0,
     draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None,
+    draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None,
+    operator: Callable[[ToyConfig, int], Any] = ToyOperator,
 ) -> tuple[Plan, Run]:
     """One attempt at a run over `source`, in slices of ten rows."""
     weights = Path(os.environ["ARGUS_CACHE"]) / "toy-weights.txt"
     weights.write_text("1000")
     opened = Storage(storage)
     origin = Origin(source=Source(uri=str(source), slice_rows=10), storage=opened)
+    columns = COLUMNS.append(pa.field(IMAGE_URI, pa.string())) if draw else COLUMNS
+    if draw_each:
+        columns = COLUMNS.append(pa.field(IMAGE_URIS, pa.list_(pa.string())))
     work = Work(
         decoder=ToyDecoder(),
-        operator=ToyOperator,
+        operator=operator,
         config=ToyConfig(str(weights), pause_s),
-        columns=COLUMNS.append(pa.field(IMAGE_URI, pa.string())) if draw else COLUMNS,
+        columns=columns,
         files={"weights": str(weights)},
         metadata={"weights": "toy"},
         batch_size=resources.batch_size or 32,
         draw=draw,
+        draw_each=draw_each,
     )
     identity = {"data": origin.source}
     with Run.open(str(out), job="toy", config=resources, identity=identity, storage=opened) as run:
