@@ -6,6 +6,7 @@ from collections import defaultdict, deque
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +29,11 @@ class DecodedBatch:
     """(number of good rows, *shape), read-only; valid until the second next batch"""
     extents: np.ndarray
     """int32 (number of good rows, n): the decoder's extent of each"""
+
+    def inputs(self) -> dict[str, Any]:
+        """What an operator is given of it; `faces` are those that the source tells."""
+        known = [row.faces for row in self.rows if not row.error]
+        return {"pixels": self.pixels, "extent": self.extents, "faces": known}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,8 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from jobs.runtime.known_faces import KnownFace
+
 UNKNOWN = -1
 
 
@@ -22,6 +24,8 @@ class Row:
     where the source has none"""
     group: str = ""
     """what it comes from together with others (a patient, a record); empty where by itself"""
+    faces: tuple[KnownFace, ...] = ()
+    """that the source tells, where it is asked to"""
     error: str = ""
     """why the image could not be read; empty when it was"""
 

@@ -52,7 +52,7 @@ class Work:
     """bytes to `pixels` of one shape"""
     operator: Callable[[Any, int], Callable[[Batch], Batch]]
     """made once per process as `operator(config, callers)`, for so many threads that call it at a
-    time with {"pixels": (B, *shape) as decoded, "extent": int32 (B, n), see `Decoder`}"""
+    time with {"pixels": (B, *shape) as decoded, "extent": int32 (B, n), see `Decoder`, "faces"}"""
     config: Any
     """the operator's dataclass"""
     columns: pa.Schema
@@ -179,7 +179,7 @@ class SliceWriter:
                     return
                 taken.append(dataclasses.replace(batch, pixels=batch.pixels[:0]))
                 if not all(row.error for row in batch.rows):
-                    yield {"pixels": batch.pixels, "extent": batch.extents}
+                    yield batch.inputs()
 
         results = self._operate(inputs())
         while True:

@@ -32,8 +32,8 @@ FORMATS = {
     "series": series,
     "wfdb": wfdb,
 }
-WITH_GROUPS = ("parquet", "uris")
-"""formats whose rows may have a column of groups"""
+WITH_COLUMNS = ("parquet", "uris")
+"""formats whose rows may have a column of groups, or of faces"""
 
 
 def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
@@ -81,7 +81,7 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     format = origin.source.format
     if format == "auto":
         format = _guess(origin, shards, images)
-    _check_group(origin, format)
+    _check_columns(origin, format)
     if format == "files":
         return format, list(entries), Counter()
     chosen = shards["parquet" if format == "uris" else format]
@@ -91,10 +91,12 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     return format, chosen, endings(e.uri for e in entries if e.uri not in taken)
 
 
-def _check_group(origin: Origin, format: str) -> None:
-    """Raise ValueError for a column of groups where rows have no columns."""
+def _check_columns(origin: Origin, format: str) -> None:
+    """Raise ValueError for a column of groups or faces where rows have no columns."""
     wanted = origin.source.group
-    if format not in WITH_GROUPS and wanted not in ("auto", "none") and "(" not in wanted:
+    if format not in WITH_COLUMNS and origin.source.faces:
+        raise ValueError(f"data.faces: {origin.source.faces!r}; rows of {format} have no columns")
+    if format not in WITH_COLUMNS and wanted not in ("auto", "none") and "(" not in wanted:
         raise ValueError(
             f"data.group: {wanted!r}; rows of {format} have no columns: auto, none, or a regular "
             "expression with one (…) that is searched for in ids"

@@ -38,6 +38,9 @@ class Source:
     column, JSON field or ARFF attribute; `symbol`: a beat's as it was annotated; `boxes`: true
     objects from a Parquet column `objects`, or Pascal VOC's x.xml beside x.jpg or in
     ../annotations"""
+    faces: str = ""
+    """Parquet column of the faces of each image, for embed_faces: a list of {box, landmarks,
+    confidence} in pixels of the upright original, as embed_faces writes it"""
     group: str = "auto"
     """rows that belong together, and are learnt from or validated on together: auto (a Parquet
     column group, patient or subject; a beat's record; `sub-…` in a path), none, a Parquet column,

@@ -3,11 +3,13 @@
 import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.known_faces import check_column, faces_of
 from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
 from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
@@ -50,6 +52,7 @@ def _check_columns(origin: Origin, uri: str, schema: pa.Schema) -> None:
     try:
         image_column(schema, origin.source.image)
         label_column(schema, origin.source.label)
+        check_column(schema.names, origin.source.faces)
         origin.group_column(schema.names)
     except ValueError as missing:
         raise ValueError(f"{uri}: {missing}") from missing
@@ -77,14 +80,14 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
             file = pq.ParquetFile(source, pre_buffer=True)
             first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
             found = read_columns(origin, file, range(piece.start, piece.stop))
-            for data, truth, group, problem in found:
+            for row in found:
                 number = first + seen
                 seen += 1
                 name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
-                error = "no image in this row" if not data else origin.refuse_size(len(data))
-                error = error or problem
-                data = b"" if error else data
-                yield Row(id=name, uri=uri, data=data, truth=truth, group=group, error=error)
+                size = len(row.data)
+                error = "no image in this row" if not size else origin.refuse_size(size)
+                error = error or row.error
+                yield replace(row, id=name, uri=uri, data=b"" if error else row.data, error=error)
         return
     except FileNotFoundError:
         problem = "gone: it was there when the run was planned"
@@ -102,26 +105,35 @@ def _prove_readable(origin: Origin, uri: str) -> None:
             pass
 
 
-def read_columns(
-    origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
-) -> Iterator[tuple[bytes, str | None, str, str]]:
-    """(image bytes, truth, group, what is wrong with the truth) of each row of these groups."""
+def read_columns(origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]) -> Iterator[Row]:
+    """What the columns tell of each row of these groups; it has no id yet."""
     schema = file.schema_arrow
     column = image_column(schema, origin.source.image)
     label = label_column(schema, origin.source.label)
     tells = truth_reader(origin, schema, label)
     group = origin.group_column(schema.names)
-    wanted = list(dict.fromkeys(filter(None, (column, label, group))))
+    faces = check_column(schema.names, origin.source.faces)
+    wanted = list(dict.fromkeys(filter(None, (column, label, group, faces))))
     for batch in file.iter_batches(ROWS_PER_READ, row_groups=list(row_groups), columns=wanted):
         images = batch.column(column)
         if isinstance(images, pa.StructArray):
             images = images.field("bytes")
         truths = batch.column(label) if label else None
         groups = batch.column(group) if group else None
+        known = batch.column(faces) if faces else None
         for number, image in enumerate(images):
             belongs = _name(groups[number].as_py() if groups is not None else None, ()) or ""
             truth, problem = tells(truths[number].as_py()) if truths is not None else (None, "")
-            yield image.as_py() or b"", truth, belongs, problem
+            there, wrong = faces_of(known[number].as_py()) if known is not None else ((), "")
+            yield Row(
+                id="",
+                uri="",
+                data=image.as_py() or b"",
+                truth=truth,
+                group=belongs,
+                faces=there,
+                error=problem or wrong,
+            )
 
 
 def truth_reader(

@@ -7,6 +7,7 @@ from dataclasses import replace
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.known_faces import KnownFace, check_column, faces_of
 from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources.files import read_all
 from jobs.runtime.sources.origin import Origin
@@ -22,7 +23,9 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
         metadata = read_metadata(origin, entry.uri)
         if metadata is None:
             raise ValueError(f"{entry.uri}: not a Parquet table of addresses")
-        address_column(metadata.schema.to_arrow_schema(), origin.source.image)
+        schema = metadata.schema.to_arrow_schema()
+        address_column(schema, origin.source.image)
+        check_column(schema.names, origin.source.faces)
         stamp = version(entry.size, entry.mtime_ns)
         step = origin.source.slice_rows
         for start in range(0, metadata.num_rows, step):
@@ -34,7 +37,7 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per address, in order. A relative address is relative to the table's folder."""
     shard = origin.name(piece.uri)
-    addresses, told, groups = _addresses(origin, piece)
+    addresses, told, groups, known = _addresses(origin, piece)
     truths = [truth for truth, _ in told]
     targets: list[tuple[str, str, str]] = []
     for number, address in enumerate(addresses, start=piece.start):
@@ -43,9 +46,10 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
             uri = join(posixpath.dirname(piece.uri), uri)
         targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
     rows = _read_good(origin, targets, truths)
-    for row, (_, problem), group in zip(rows, told, groups, strict=True):
-        error = row.error or problem
-        yield replace(row, group=group, error=error, data=b"" if error else row.data)
+    for row, (_, problem), group, (faces, wrong) in zip(rows, told, groups, known, strict=True):
+        error = row.error or problem or wrong
+        data = b"" if error else row.data
+        yield replace(row, group=group, faces=faces, error=error, data=data)
 
 
 def _read_good(
@@ -72,8 +76,13 @@ def _refuse(uri: str) -> str:
 
 def _addresses(
     origin: Origin, piece: Slice
-) -> tuple[list[str | None], list[tuple[str | None, str]], list[str]]:
-    """Addresses, truths with what is wrong with them, and groups of rows start..stop.
+) -> tuple[
+    list[str | None],
+    list[tuple[str | None, str]],
+    list[str],
+    list[tuple[tuple[KnownFace, ...], str]],
+]:
+    """Addresses, truths with what is wrong with them, groups, and faces alike, of start..stop.
 
     Only the row groups that hold them are read.
     """
@@ -89,7 +98,8 @@ def _addresses(
             for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
             if end > piece.start and end - size < piece.stop
         ]
-        wanted = list(dict.fromkeys(filter(None, (column, label, group))))
+        faces = check_column(file.schema_arrow.names, origin.source.faces)
+        wanted = list(dict.fromkeys(filter(None, (column, label, group, faces))))
         table = file.read_row_groups(held, columns=wanted)
     table = table.slice(piece.start - (ends[held[0]] - sizes[held[0]]), piece.stop - piece.start)
     told: list[tuple[str | None, str]] = [(None, "")] * len(table)
@@ -98,7 +108,10 @@ def _addresses(
         told = [tells(value) for value in table.column(label).to_pylist()]
     groups = table.column(group).to_pylist() if group else [None] * len(table)
     belongs = ["" if each is None else str(each) for each in groups]
-    return table.column(column).to_pylist(), told, belongs
+    known: list[tuple[tuple[KnownFace, ...], str]] = [((), "")] * len(table)
+    if faces:
+        known = [faces_of(value) for value in table.column(faces).to_pylist()]
+    return table.column(column).to_pylist(), told, belongs, known
 
 
 def address_column(schema: pa.Schema, wanted: str) -> str:
