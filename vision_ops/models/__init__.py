@@ -7,6 +7,7 @@
     build("cnn_gru:torchvision:resnet18", num_classes=5)    # of clips, see `cnn_rnn`
     build("localizer:torchvision:squeezenet1_1", num_classes=3)             # and a box
     build("torchvision_detection:fasterrcnn_resnet50_fpn", num_classes=90)  # several objects
+    build("face_detector:mtcnn", num_classes=0)     # run by `vision_ops.faces.detect`
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -22,6 +23,7 @@ from torch import Tensor, nn
 
 from vision_ops.card import DETECTOR, LOCALIZER
 from vision_ops.clips import CLIP_NETWORKS
+from vision_ops.faces import FACE_DETECTOR
 from vision_ops.models.airbench import Airbench
 from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
@@ -29,8 +31,10 @@ from vision_ops.models.detection import build_detector
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.feature_map import MapEncoder
 from vision_ops.models.localizer import Localizer
+from vision_ops.models.mtcnn import Mtcnn
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
+from vision_ops.models.retinaface import RetinaFace
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
@@ -42,6 +46,10 @@ NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "fast_cifar10": Airbench,
     "residual": Residual,
     "resnet20": Resnet20,
+}
+FACE_DETECTORS: dict[str, Callable[[], nn.Module]] = {
+    f"{FACE_DETECTOR}mtcnn": Mtcnn,
+    f"{FACE_DETECTOR}retinaface": RetinaFace,
 }
 
 
@@ -78,6 +86,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     `activation` chooses among relu, sigmoid, tanh in networks of ours; others are what they are,
     and asking for a change there is refused. Raises ValueError for what does not exist.
     """
+    if network in FACE_DETECTORS:
+        return FACE_DETECTORS[network]()
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if network in NETWORKS:

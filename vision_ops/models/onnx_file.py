@@ -53,12 +53,7 @@ class OnnxNetwork(nn.Module):
         for name in self.outputs:
             if name not in present:
                 graph.output.append(onnx.helper.make_empty_tensor_value_info(name))
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = torch.get_num_threads()
-        options.log_severity_level = 3  # errors only
-        self.session = onnxruntime.InferenceSession(
-            model.SerializeToString(), options, providers=["CPUExecutionProvider"]
-        )
+        self.session = _session(model)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.logits_and_embeddings(images)[0]
@@ -82,6 +77,20 @@ class OnnxNetwork(nn.Module):
         logits = np.asarray(logits).reshape(size, -1)
         features = np.asarray(features).reshape(size, np.asarray(features).shape[1], -1)
         return logits[:rows], features.mean(axis=2)[:rows]
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """An ONNX file ready to run on the CPU, on as many threads as torch has. Raises ValueError."""
+    return _session(_read(path))
+
+
+def _session(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 3  # errors only
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
 
 
 def read_metadata(path: Path) -> dict[str, str]:

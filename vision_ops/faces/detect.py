@@ -1,0 +1,107 @@
+"""Finding faces in pictures: what is asked for, and by which kind of network.
+
+Light on purpose: drivers read it without torch. The detectors themselves are in `mtcnn`,
+`retinaface`, `yunet` and `onnx_detector`; which of them is used follows from the card.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol, get_args
+
+from jaxtyping import UInt8
+from numpy import ndarray
+
+from vision_ops.canvas import Canvas
+from vision_ops.card import Card, read_card
+from vision_ops.faces import FACE_DETECTOR, Faces
+
+DetectorKind = Literal["mtcnn", "retinaface", "yunet", "onnx"]
+ONE_SCALE = (1.0,)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DetectorConfig:
+    """Which network finds faces, and what of it is kept."""
+
+    weights: str = "yunet"
+    """checkpoint of a detector of faces, or a name that `jobs.weights pull` knows"""
+    min_confidence: float = 0.7
+    """faces below are left out, 0..1; what it is a probability of differs between detectors"""
+    min_face_px: float = 20.0
+    """faces whose box has a longer side below are left out; mtcnn does not search for them: half
+    the pixels, four times the work"""
+    max_faces: int = 1000
+    """the most confident faces of a picture that are kept"""
+    iou: float = 0.4
+    """of two boxes whose intersection over union is above, the less confident is left out, 0..1"""
+    scales: tuple[float, ...] = ONE_SCALE
+    """at what parts of its size a picture is looked at; 2 finds smaller faces, 0.5 is four times
+    faster and finds those that fill the picture (of yunet's up to 300 px); mtcnn has its own"""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.min_confidence < 1:
+            raise ValueError(f"min_confidence {self.min_confidence}: must be between 0 and 1")
+        if not 1 <= self.min_face_px < 1e5:
+            raise ValueError(f"min_face_px {self.min_face_px}: must be at least 1")
+        if self.max_faces < 1:
+            raise ValueError(f"max_faces {self.max_faces}: must be at least 1")
+        if not 0 < self.iou < 1:
+            raise ValueError(f"iou {self.iou}: must be between 0 and 1")
+        if not self.scales or len(set(self.scales)) != len(self.scales):
+            raise ValueError(f"scales {self.scales}: at least one, none twice")
+        if not all(0.05 <= scale <= 8 for scale in self.scales):
+            raise ValueError(f"scales {self.scales}: must be 0.05..8")
+
+
+class Detector(Protocol):
+    """What each of them is. May be called by several threads."""
+
+    def __call__(self, images: Sequence[UInt8[ndarray, "H W 3"]]) -> list[Faces]:
+        """The faces of each picture, in its own pixels.
+
+        Pictures are sRGB 0..255, of any sizes, each with a pixel at least; they are not written to.
+        Bit for bit the same whichever pictures come in one call.
+        """
+        ...
+
+
+def kind_of_detector(config: DetectorConfig, card: Card) -> DetectorKind:
+    """Which detector a card is of. Raises ValueError where it is of none, or lacks an option."""
+    family, _, kind = card.network.partition(":")
+    if f"{family}:" != FACE_DETECTOR or kind not in get_args(DetectorKind):
+        raise ValueError(
+            f"weights {config.weights}: {card.network} finds no faces; "
+            f"{', '.join(FACE_DETECTOR + each for each in get_args(DetectorKind))} do"
+        )
+    if not isinstance(card.preprocess, Canvas):
+        raise ValueError(f"weights {config.weights}: a detector's card says canvas, not pictures")
+    if kind == "mtcnn" and config.scales != ONE_SCALE:
+        raise ValueError(
+            f"scales {config.scales}: mtcnn looks at every scale down to min_face_px; leave it out"
+        )
+    return kind
+
+
+def make_detector(config: DetectorConfig, path: str | Path) -> Detector:
+    """The detector of a checkpoint on this machine (which `config.weights` was resolved to).
+
+    Raises ValueError for a file that is none, damaged, or needs an extra that is not installed.
+    """
+    kind = kind_of_detector(config, read_card(path))
+    # each import is its own library: who finds by YuNet needs no ONNX Runtime
+    if kind == "mtcnn":
+        from vision_ops.faces.mtcnn import MtcnnDetector
+
+        return MtcnnDetector(config, path)
+    if kind == "retinaface":
+        from vision_ops.faces.retinaface import RetinaFaceDetector
+
+        return RetinaFaceDetector(config, path)
+    if kind == "yunet":
+        from vision_ops.faces.yunet import YuNetDetector
+
+        return YuNetDetector(config, path)
+    from vision_ops.faces.onnx_detector import OnnxDetector
+
+    return OnnxDetector(config, path)

@@ -1,0 +1,188 @@
+"""Faces by MTCNN, all pictures of a call at once.
+
+P-Net goes over every picture at every size; what it takes for faces, of all pictures together,
+goes through R-Net in full passes, and what is left through O-Net (Zhang et al. 2016, sec. II-A).
+"""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torchvision.ops import nms, roi_align
+
+from vision_ops.checkpoint import load_checkpoint
+from vision_ops.device import pick_device
+from vision_ops.faces import Faces
+from vision_ops.faces.choose import choose, in_picture
+from vision_ops.faces.detect import DetectorConfig
+from vision_ops.faces.passes import Picture, Scaling, View, pass_size_on, passes, tensor_of, view
+from vision_ops.models.mtcnn import O_WINDOW, P_STRIDE, P_WINDOW, R_WINDOW, Mtcnn
+
+SCALING = Scaling(mean=(127.5, 127.5, 127.5), std=128.0)
+FACTOR = 0.709
+"""from one size of the pyramid to the next; the area halves"""
+LEAST = (0.6, 0.7)
+"""probability from which P-Net's and R-Net's word is passed on, as in the authors' release"""
+IOU_LEVEL, IOU = 0.5, 0.7
+"""suppression within a size of the pyramid; within a picture before R-Net and O-Net"""
+MULTIPLE = 32
+"""sizes of pyramids are rounded up to it, so that pictures share passes and few shapes occur"""
+R_PASS, O_PASS = 64, 32
+"""crops in a pass; larger ones are not faster on CPUs"""
+
+
+class Windows(NamedTuple):
+    """What is still taken for a face, in all pictures of a call, on the CPU."""
+
+    image: Int[Tensor, "N"]
+    """which picture"""
+    boxes: Float[Tensor, "N 4"]
+    """in its pixels"""
+    confidence: Float[Tensor, "N"]
+
+
+class MtcnnDetector:
+    """A `Detector`; see `vision_ops.models.mtcnn` for the networks.
+
+    Not the release's in three things, each for batches: crops are averaged bilinearly at exact
+    places (its corners are whole pixels), what lies outside of a picture is black, and the last
+    suppression divides by the union as the others do.
+    """
+
+    def __init__(self, config: DetectorConfig, path: str | Path, pass_size: int = 0) -> None:
+        self.config = config
+        self.device = pick_device()
+        self.pass_size = pass_size or pass_size_on(self.device)
+        networks, _ = load_checkpoint(path, self.device)
+        assert isinstance(networks, Mtcnn)  # by the card
+        self.networks = networks.to(memory_format=torch.channels_last)
+
+    @torch.inference_mode()
+    def __call__(self, images: Sequence[Picture]) -> list[Faces]:
+        """The faces of each picture."""
+        windows = self._propose(images)
+        confidence, offsets = self._judge(self.networks.rnet, images, windows, R_WINDOW, R_PASS)
+        windows = calibrated(windows._replace(confidence=confidence), offsets)
+        windows = squared(suppressed(sure(windows, LEAST[1]), IOU))
+        confidence, offsets, points = self._judge(
+            self.networks.onet, images, windows, O_WINDOW, O_PASS
+        )
+        corners, sides = windows.boxes[:, None, :2], windows.boxes[:, None, 2:]
+        landmarks = corners + points * (sides - corners)
+        windows = calibrated(windows._replace(confidence=confidence), offsets)
+        found = []
+        for image in range(len(images)):
+            mine = windows.image == image
+            found.append((windows.boxes[mine], landmarks[mine], windows.confidence[mine]))
+        return [choose([each], self.config) for each in found]
+
+    def _propose(self, images: Sequence[Picture]) -> Windows:
+        """P-Net over the pyramids; square windows."""
+        views = [
+            view(k, picture, scale)
+            for k, picture in enumerate(images)
+            for scale in pyramid(*picture.shape[:2], self.config.min_face_px)
+        ]
+        found: list[list[Windows]] = [[] for _ in images]
+        for part, rows in passes(views, MULTIPLE, self.pass_size, SCALING, self.device):
+            answers = self.networks.pnet(rows)
+            for each, *answer in zip(part, *answers, strict=False):
+                found[each.image].append(read_map(each, *answer))
+        return squared(suppressed(joined([part for parts in found for part in parts]), IOU))
+
+    def _judge(
+        self,
+        network: Callable[[Tensor], tuple[Tensor, ...]],
+        images: Sequence[Picture],
+        windows: Windows,
+        size_px: int,
+        pass_size: int,
+    ) -> tuple[Tensor, ...]:
+        """What R-Net or O-Net says of each window, in full passes whatever picture they are of."""
+        answers: list[tuple[Tensor, ...]] = []
+        for start in range(0, max(len(windows.boxes), 1), pass_size):
+            part = Windows(*(each[start : start + pass_size] for each in windows))
+            rows = torch.zeros(pass_size, 3, size_px, size_px, device=self.device)
+            for image in part.image.unique().tolist():
+                mine = part.image == image
+                pixels = tensor_of(images[image]).to(self.device)
+                rows[: len(mine)][mine.to(self.device)] = cut(pixels, part.boxes[mine], size_px)
+            rows = rows.contiguous(memory_format=torch.channels_last)
+            answers.append(tuple(each[: len(part.boxes)].cpu() for each in network(rows)))
+        return tuple(torch.cat(each) for each in zip(*answers, strict=True))
+
+
+def pyramid(height: int, width: int, min_face_px: float) -> list[float]:
+    """Parts of a picture's size at which P-Net's window finds faces from min_face_px upwards."""
+    scales, scale = [], P_WINDOW / min_face_px
+    while min(round(height * scale), round(width * scale)) >= P_WINDOW:
+        scales.append(scale)
+        scale *= FACTOR
+    return scales
+
+
+def read_map(
+    seen: View, probability: Float[Tensor, "h w"], offsets: Float[Tensor, "4 h w"]
+) -> Windows:
+    """P-Net's windows in one view, those that lie within it, each face once."""
+    height, width = ((side - P_WINDOW) // P_STRIDE + 1 for side in seen.pixels.shape[:2])
+    inside = probability[:height, :width]
+    row, column = (inside >= LEAST[0]).nonzero(as_tuple=True)
+    corner = torch.stack([column, row], dim=1).float() * P_STRIDE
+    boxes = torch.cat([corner, corner + P_WINDOW], dim=1)
+    boxes, _ = in_picture(boxes, boxes.new_zeros(0, 5, 2), seen.across, seen.down)
+    found = Windows(torch.full_like(row, seen.image).cpu(), boxes.cpu(), inside[row, column].cpu())
+    kept = nms(found.boxes, found.confidence, IOU_LEVEL)
+    moved = calibrated(found, offsets[:, row, column].T.cpu())
+    return Windows(*(each[kept] for each in moved))
+
+
+def calibrated(windows: Windows, offsets: Float[Tensor, "N 4"]) -> Windows:
+    """Each edge moved by its part of the window's side (Zhang et al. 2016, eq. 2)."""
+    sides = (windows.boxes[:, 2:] - windows.boxes[:, :2]).repeat(1, 2)
+    return windows._replace(boxes=windows.boxes + offsets * sides)
+
+
+def squared(windows: Windows) -> Windows:
+    """Each box grown to a square around its centre."""
+    centres = (windows.boxes[:, :2] + windows.boxes[:, 2:]) / 2
+    half = (windows.boxes[:, 2:] - windows.boxes[:, :2]).amax(dim=1, keepdim=True) / 2
+    return windows._replace(boxes=torch.cat([centres - half, centres + half], dim=1))
+
+
+def sure(windows: Windows, least: float) -> Windows:
+    """Those of at least this confidence."""
+    kept = windows.confidence >= least
+    return Windows(*(each[kept] for each in windows))
+
+
+def suppressed(windows: Windows, iou: float) -> Windows:
+    """Non-maximum suppression in each picture by itself, so that no other changes a bit of it."""
+    parts = []
+    for image in windows.image.unique().tolist():
+        mine = Windows(*(each[windows.image == image] for each in windows))
+        kept = nms(mine.boxes, mine.confidence, iou)
+        parts.append(Windows(*(each[kept] for each in mine)))
+    return joined(parts)
+
+
+def joined(parts: Sequence[Windows]) -> Windows:
+    """Of several, also of none."""
+    nothing = Windows(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), torch.zeros(0))
+    return Windows(*(torch.cat(each) for each in zip(nothing, *parts, strict=True)))
+
+
+def cut(
+    pixels: Tensor, boxes: Float[Tensor, "N 4"], size_px: int
+) -> Float[Tensor, "N 3 size_px size_px"]:
+    """What lies in each box of a picture (H, W, 3), scaled as the networks see it.
+
+    Each pixel of a crop is the mean of bilinear samples, about one for each pixel of the picture
+    (RoIAlign, He et al. 2017, sec. 3). What lies outside of the picture is black.
+    """
+    planes = pixels.permute(2, 0, 1)[None].float().contiguous()
+    crops = roi_align(planes, [boxes.to(planes.device)], size_px, aligned=True)
+    return (crops - SCALING.mean[0]) / SCALING.std

@@ -1,0 +1,113 @@
+"""Pictures of different sizes in batches of one shape, such that none changes another's result.
+
+A picture's pass is always of the same shape: its size rounded up, so many pictures, those that
+are missing left empty. On one shape a network gives the same bits for a picture wherever it stands
+in the pass and whatever stands beside it.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float32, UInt8
+from torch import Tensor
+
+from vision_ops.preprocess import Channels
+
+Picture = UInt8[np.ndarray, "H W 3"]
+PASS_SIZES = {"cpu": 1}
+"""pictures in a pass of one shape. On CPUs one: at 640 x 480 more are not faster but slower, for
+what is computed leaves the cache (`python -m tests.benchmarks.faces` prints it)"""
+GPU_PASS_SIZE = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scaling:
+    """What a detector sees of pixels 0..255: (pixel - mean) / std, in its order of channels."""
+
+    mean: tuple[float, float, float]
+    """in the network's order of channels"""
+    std: float = 1.0
+    """of all channels"""
+    channels: Channels = "RGB"
+    """the network's order"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One look at a picture, at some size."""
+
+    image: int
+    """which picture of a call"""
+    pixels: Picture
+    """at this size"""
+    across: float
+    """pixels of the view in one of the picture, along x"""
+    down: float
+    """along y"""
+
+
+def pass_size_on(device: torch.device) -> int:
+    """Pictures in one pass."""
+    return PASS_SIZES.get(device.type, GPU_PASS_SIZE)
+
+
+def view(image: int, picture: Picture, scale: float) -> View:
+    """A picture at a part of its size, each side at least a pixel; bilinear, antialiased."""
+    height, width = picture.shape[:2]
+    new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
+    return View(
+        image=image,
+        pixels=resized(picture, new_height, new_width),
+        across=new_width / width,
+        down=new_height / height,
+    )
+
+
+def resized(picture: Picture, height: int, width: int) -> Picture:
+    """A picture at another size, within a grey level of doing it in float32."""
+    if picture.shape[:2] == (height, width):
+        return picture
+    planes = tensor_of(picture).permute(2, 0, 1)[None]
+    planes = F.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+    return planes[0].permute(1, 2, 0).contiguous().numpy()
+
+
+def tensor_of(picture: Picture) -> UInt8[Tensor, "H W 3"]:
+    """The same memory as a tensor; read-only arrays, as Ray shares them, are copied."""
+    usable = picture.flags.writeable and min(picture.strides) > 0
+    return torch.from_numpy(picture if usable else picture.copy())
+
+
+def passes(
+    views: Sequence[View],
+    multiple: int | tuple[int, int],
+    size: int,
+    scaling: Scaling,
+    device: torch.device,
+) -> Iterator[tuple[list[View], Float32[Tensor, "P 3 H W"]]]:
+    """Views of one rounded size together, as float32 on the device.
+
+    Each lies in the top left of its row; beside it, and in rows that hold none, is 0. The order of
+    a shape's views is kept; H and W are multiples of `multiple`, or of one each.
+    """
+    down, across = (multiple, multiple) if isinstance(multiple, int) else multiple
+    groups: dict[tuple[int, int], list[View]] = {}
+    for each in views:
+        height, width = each.pixels.shape[:2]
+        rounded = (-(-height // down) * down, -(-width // across) * across)
+        groups.setdefault(rounded, []).append(each)
+    offset = torch.tensor(scaling.mean, device=device)
+    for (height, width), members in groups.items():
+        for start in range(0, len(members), size):
+            part = members[start : start + size]
+            rows = torch.zeros(size, height, width, 3, device=device)
+            for row, each in zip(rows, part, strict=False):
+                pixels = tensor_of(each.pixels).to(device)
+                pixels = pixels.flip(2) if scaling.channels == "BGR" else pixels
+                inside = row[: pixels.shape[0], : pixels.shape[1]]
+                torch.sub(pixels, offset, out=inside)
+                inside /= scaling.std
+            yield part, rows.permute(0, 3, 1, 2)  # channels_last: the faster order
