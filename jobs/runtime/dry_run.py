@@ -1,9 +1,10 @@
 """What a run would do, told before it is done: `--dry-run`."""
 
 import os
+import statistics
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
@@ -12,9 +13,11 @@ from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
 from jobs.runtime.resources import Resources, inline_turns, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
-from jobs.runtime.work import Clock, SliceReader, SliceWriter, Work, make_reader_args
+from jobs.runtime.work import Clock, DecodedBatch, SliceReader, SliceWriter, Work, make_reader_args
 
-SAMPLE_ROWS = 64
+MAX_BATCH_ROWS = 64
+WARM_UP_BATCHES = 3
+TIMED_BATCHES = 6
 
 
 def describe(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
@@ -62,23 +65,29 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     """Time to go, from reading, decoding and inferring the first rows here."""
     if not plan.todo:
         return "nothing to do"
-    size = min(work.batch_size, SAMPLE_ROWS)
+    size = min(work.batch_size, MAX_BATCH_ROWS)
     args = make_reader_args(run, plan, work, resources)
     reader = SliceReader(replace(args, batch_size=size))
     writer = SliceWriter(run, work)
-    with closing(reader):
-        batches = reader.read(plan.todo[0], Clock())
-        first = next(batches, None)
-        if first is None:
-            return "the first slice has no rows"
-        writer.infer(first, Clock(), dry=True)  # the first call compiles and allocates
-        start, rows = time.perf_counter(), 0
-        for batch in islice(batches, SAMPLE_ROWS // size):
-            rows += writer.infer(batch, Clock(), dry=True).num_rows
-        batches.close()
-    if not rows:
-        return f"too few rows to tell ({len(first.rows)})"
-    rate = rows / (time.perf_counter() - start)
+    rates: list[float] = []
+    with closing(reader), closing(_batches(reader, plan)) as batches:
+        start = time.perf_counter()
+        for batch in islice(batches, WARM_UP_BATCHES + TIMED_BATCHES):
+            rows = writer.infer(batch, Clock(), dry=True).num_rows
+            now = time.perf_counter()
+            rates.append(rows / (now - start))
+            start = now
+    if not rates:
+        return "the first slices have no rows"
+    # the first call compiles and allocates, and two batches are decoded ahead
+    rate = statistics.median(rates[WARM_UP_BATCHES:] or rates[-1:])
     told = f"{rate:,.0f} rows/s in one process here"
     left = total_rows(plan.todo)
     return f"{told}; {clock(left / rate)} for {left:,} rows in one process" if left > 0 else told
+
+
+def _batches(reader: SliceReader, plan: Plan) -> Generator[DecodedBatch, None, None]:
+    """What is to do, as the run would read it."""
+    for piece in plan.todo:
+        with closing(reader.read(piece, Clock())) as batches:
+            yield from batches
