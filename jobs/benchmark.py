@@ -22,8 +22,10 @@ from pathlib import Path
 import numpy as np
 import tyro
 
+from jobs.pictures.bulk_config import PipelineConfig
 from jobs.pictures.classification import PASSES_PER_CALL, make_work
 from jobs.pictures.network import choose_network, facts, make_request, sample_for
+from jobs.pictures.opening import open_source
 from jobs.runtime import bulk
 from jobs.runtime.ceilings import stages
 from jobs.runtime.ceilings.forward import forward
@@ -31,11 +33,11 @@ from jobs.runtime.ceilings.limits import Ceiling, Outcome, steady_rate
 from jobs.runtime.command import run_command
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import ceilings as report
-from jobs.runtime.resources import Resources, decide_engine, joins_cluster, local_cpus
+from jobs.runtime.resources import decide_engine, joins_cluster, local_cpus
 from jobs.runtime.run import Run
 from jobs.runtime.sources import SLICE_ROWS
-from jobs.runtime.sources.origin import Origin, Source
-from jobs.runtime.storage import Storage, StorageConfig, absolute
+from jobs.runtime.sources.origin import Source
+from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import SampleSource, call_once, sample_of
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
@@ -59,19 +61,13 @@ PARTS_PER_CORE = 8
 
 
 @dataclass(frozen=True, kw_only=True)
-class Config:
+class Config(PipelineConfig):
     """Find out what bounds a run."""
 
     data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/digits/test"))
     """where the images are"""
     op: ClassifierConfig = field(default_factory=ClassifierConfig)
     """what is done to each batch"""
-    decode: DecodeConfig = field(default_factory=DecodeConfig)
-    """how bytes become pixels"""
-    resources: Resources = field(default_factory=Resources)
-    """how the pipeline is run"""
-    storage: StorageConfig = field(default_factory=StorageConfig)
-    """how S3 is reached"""
     out: str = "runs/benchmark"
     """run directory, local path or s3:// URI"""
     rows: int = 2_000
@@ -80,8 +76,6 @@ class Config:
     """how long each stage is measured in each way"""
     price_per_hour: float = 1.0
     """what the machine, or the whole cluster, costs an hour, in any currency"""
-    accept_licence: bool = False
-    """use weights whose licence forbids commercial use"""
 
     def __post_init__(self) -> None:
         for name in ("rows", "seconds", "price_per_hour"):
@@ -96,8 +90,7 @@ def main(config: Config) -> Run:
     same = identity(config, weights)
     begin = partial(Run.open, job="benchmark", config=config, identity=same, storage=storage)
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())
-    suffixes = make_decoder(config.decode, weights.card.preprocess).suffixes
-    origin = Origin(source=finer(config), storage=storage, suffixes=suffixes)
+    origin = open_source(finer(config), storage, config.decode, weights.card.preprocess)
     with begin(config.out) as run, begin(run.path("pipeline", now)) as pipeline:
         plan = make_plan(origin, pipeline)
         config = replace(config, resources=decide_engine(config.resources, plan.rows))
@@ -296,5 +289,10 @@ class Judge:
         return agreement(answers[0][0], self.truth)
 
 
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.benchmark", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.benchmark", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -22,6 +22,7 @@ import tyro
 from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.classification import make_work
 from jobs.pictures.network import choose_network, facts, make_request, recalled
+from jobs.pictures.opening import open_source
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
 from jobs.runtime.dry_run import describe
@@ -30,10 +31,9 @@ from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
-from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import sample_of
-from vision_ops.decoders import make_decoder
 from vision_ops.inputs import kind_of_input
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.thumbnails import THUMBNAIL_PX, THUMBNAILS
@@ -60,8 +60,7 @@ def main(config: Config) -> Run:
     storage = Storage(config.storage)
     # a wrong checkpoint fails here, not on forty machines
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
-    decoder = make_decoder(config.decode, weights.card.preprocess)
-    origin = Origin(source=config.data, storage=storage, suffixes=decoder.suffixes)
+    origin = open_source(config.data, storage, config.decode, weights.card.preprocess)
     opened = Run.open(
         config.out,
         job="classify",
@@ -83,7 +82,9 @@ def main(config: Config) -> Run:
             return run
         choice = None
         if plan.todo:
-            choice = choose_network(run, config.resources, request, config.decode, source)
+            choice = choose_network(
+                run, config.resources, request, config.decode, source, plan.rows
+            )
         run.note(weights=facts(weights))
         bulk.apply(run, plan, make(choice), config.resources)
         thumbnail = partial(
@@ -102,5 +103,10 @@ def identity(config: Config, weights: Resolved) -> dict[str, object]:
     return {"data": data, "op": op, "decode": config.decode}
 
 
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.classify", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.classify", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

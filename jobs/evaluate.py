@@ -13,6 +13,7 @@ writes   metrics.json         all numbers
 import json
 import logging
 import shlex
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -360,9 +361,9 @@ def say(result: Evaluation) -> None:
     """The summary as log lines."""
     metrics, counts = result.metrics, result.counts
     logger.info(
-        "accuracy %.4f, macro F1 %.4f, calibration error %.4f, %s images",
-        metrics.accuracy, metrics.averages["macro"].f1, metrics.calibration.error,
-        f"{metrics.num_rows:,}",
+        "accuracy %.4f (%s of %s images), macro F1 %.4f, calibration error %.4f",
+        metrics.accuracy, f"{np.trace(metrics.confusion):,}", f"{metrics.num_rows:,}",
+        metrics.averages["macro"].f1, metrics.calibration.error,
     )  # fmt: skip
     if metrics.roc:
         logger.info("macro AUC %.4f, log loss %.4f", metrics.roc.macro_auc, metrics.log_loss)
@@ -370,5 +371,10 @@ def say(result: Evaluation) -> None:
         logger.warning("left out: %s", left_out)
 
 
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.evaluate", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.evaluate", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -9,7 +9,7 @@ reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URI
 writes   results/part-*.parquet   id, uri, truth, status, stage, error, label, confidence (0..1),
                                   boxes list<label, confidence, box (x0, y0, x1, y1)>, height_px,
                                   width_px of the upright original; image_uri with --overlays
-         images/<id>.jpg          with --overlays: the image with its boxes, 640 px at the most
+         images/<id>              with --overlays: the image with its boxes, a JPEG of 640 px
          report/index.html        counts, histograms, the surest and least sure pictures, failures
 """
 
@@ -23,6 +23,7 @@ import tyro
 from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.localization import REPORT_PX, draw, make_work, rows_of, shown
 from jobs.pictures.network import facts
+from jobs.pictures.opening import open_source
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
 from jobs.runtime.dry_run import describe
@@ -31,9 +32,8 @@ from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
-from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
-from vision_ops.decoders import make_decoder
 from vision_ops.draw import Drawn
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.weights import Resolved, resolve
@@ -61,8 +61,7 @@ def main(config: Config) -> Run:
     # a wrong checkpoint fails here, not on forty machines
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
     method = method_of(config.op, weights.card)
-    decoder = make_decoder(config.decode, weights.card.preprocess)
-    origin = Origin(source=config.data, storage=storage, suffixes=decoder.suffixes)
+    origin = open_source(config.data, storage, config.decode, weights.card.preprocess)
     opened = Run.open(
         config.out,
         job="localize",
@@ -104,5 +103,10 @@ def drawn(run: Run, max_megapixels: float, ids: Sequence[str]) -> Mapping[str, b
     return {id: image for id, image in images.items() if image}
 
 
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.localize", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.localize", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -20,6 +20,7 @@ import gzip
 import io
 import logging
 import struct
+import sys
 import tarfile
 import zipfile
 import zlib
@@ -362,5 +363,10 @@ TREES: dict[str, Callable[[int], Files]] = {
 """folder of the run directory -> its files, always the same for a seed"""
 
 
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.make_samples", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.make_samples", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

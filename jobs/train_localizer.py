@@ -104,7 +104,7 @@ TASK = Task(
     loss_of_chance=loss_of_chance,
     told={
         "iou": "mean IoU",
-        "above_half": "IoU > 0.5",
+        "above_half": "share of IoU > 0.5",
         "accuracy": "accuracy",
         "localisation_accuracy": "localisation accuracy",
     },

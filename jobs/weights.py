@@ -245,5 +245,10 @@ def _lines(found: Resolved) -> dict[str, str]:
     }
 
 
+def parse(arguments: list[str]) -> Import | Show | Verify | Pull:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.weights", description=__doc__)
+
+
 if __name__ == "__main__":
-    run_command(main, tyro.cli(Config, prog="python -m jobs.weights", description=__doc__))
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -1,4 +1,4 @@
-"""What every bulk job is asked for."""
+"""What every bulk job is asked for, and every job that runs one."""
 
 from dataclasses import dataclass, field
 
@@ -8,8 +8,8 @@ from vision_ops.decode import DecodeConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class BulkConfig:
-    """A job's own Config adds where its images are, what is done to them, and where rows go."""
+class PipelineConfig:
+    """How images go through a network."""
 
     decode: DecodeConfig = field(default_factory=DecodeConfig)
     """how bytes become pixels"""
@@ -19,6 +19,12 @@ class BulkConfig:
     """how S3 is reached"""
     accept_licence: bool = False
     """use weights whose licence forbids commercial use"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BulkConfig(PipelineConfig):
+    """A job's own Config adds where its images are, what is done to them, and where rows go."""
+
     retry_failed: bool = False
     """do again the slices that hold failed rows"""
     dry_run: bool = False

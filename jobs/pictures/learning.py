@@ -1,15 +1,17 @@
 """The labelled data of a training, read and decoded: what it learns from, what it validates on."""
 
-from dataclasses import dataclass, field
-from typing import Protocol
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
+from jobs.pictures.opening import open_source
 from jobs.runtime.examples import Examples, ReaderArgs, refuse_shared_groups, validation_part
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.run import Run
-from jobs.runtime.sources.origin import Origin, Source
+from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import StorageConfig
-from jobs.runtime.training import TrainingResources, read_examples
+from jobs.runtime.training import TrainingResources, decide_engine, read_examples
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.inputs import Inputs
@@ -48,6 +50,9 @@ class TrainingJobConfig:
     """say what would be done, and do nothing"""
 
 
+Request = TypeVar("Request", bound=TrainingJobConfig)
+
+
 def make_reading(run_uri: str, request: TrainingJobConfig, plan: Plan) -> ReaderArgs:
     """How a source is read and decoded."""
     return ReaderArgs(
@@ -58,12 +63,25 @@ def make_reading(run_uri: str, request: TrainingJobConfig, plan: Plan) -> Reader
     )
 
 
-def read_data(run: Run, request: TrainingJobConfig) -> tuple[Examples, Examples]:
-    """Examples to learn from and to validate on. The plans come first: they need no Ray."""
-    plans = [plan_source(run, request, "data")]
+def plan_data(run: Run, request: TrainingJobConfig, *, write: bool = True) -> list[Plan]:
+    """The plans of the data and, where there is one, of the validation source. Need no Ray."""
+    plans = [plan_source(run, request, "data", write=write)]
     if request.validation.uri:
-        aside = Run(run.path("validation"), run.storage, {})
-        plans.append(plan_source(aside, request, "validation"))
+        plans.append(plan_source(run.below("validation"), request, "validation", write=write))
+    return plans
+
+
+def with_engine(request: Request, plans: Sequence[Plan]) -> Request:
+    """The request with the engine decided, by the rows of its plans."""
+    counts = [plan.rows for plan in plans]
+    rows = -1 if min(counts) < 0 else sum(counts)
+    return replace(request, resources=decide_engine(request.resources, rows))
+
+
+def read_data(
+    run: Run, request: TrainingJobConfig, plans: Sequence[Plan]
+) -> tuple[Examples, Examples]:
+    """Examples to learn from and to validate on, of a request whose engine is decided."""
     found = [
         read_examples(plan, make_reading(where, request, plan), request.resources)
         for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
@@ -78,8 +96,7 @@ def read_data(run: Run, request: TrainingJobConfig) -> tuple[Examples, Examples]
 def plan_source(run: Run, request: TrainingJobConfig, name: str, *, write: bool = True) -> Plan:
     """The slices of a source, the same in each attempt: a training does not change its data."""
     source = request.data if name == "data" else request.validation
-    decoder = make_decoder(request.decode, request.model.preprocess)
-    origin = Origin(source=source, storage=run.storage, suffixes=decoder.suffixes)
+    origin = open_source(source, run.storage, request.decode, request.model.preprocess)
     plan = make_plan(origin, run, write=write)
     if write and 0 < plan.num_new < len(plan.slices):
         raise ValueError(

@@ -191,6 +191,7 @@ def as_numbers(result: LocalizationEvaluation) -> dict[str, Any]:
         "mean_iou": boxes.class_iou,
         "above_half": boxes.class_above_half,
         "localisation_accuracy": boxes.class_accuracy,
+        "accuracy": boxes.class_recall,
         "average_precision": np.array([each.get(k, np.nan) for k in range(len(result.classes))]),
     }
     numbers = {
@@ -198,6 +199,8 @@ def as_numbers(result: LocalizationEvaluation) -> dict[str, Any]:
         "mean_iou": boxes.mean_iou,
         "above_half": boxes.above_half,
         "localisation_accuracy": boxes.localisation_accuracy,
+        "accuracy": boxes.accuracy,
+        "histogram": boxes.histogram.tolist(),
         "mean_average_precision": asdict(ranked) | {"per_class": None} if ranked else None,
         "missing": result.missing,
         "classes": [
@@ -244,11 +247,12 @@ def pictured(source: Run, worst: Sequence[tuple[float, str]]) -> list[report.Wor
 def say(result: LocalizationEvaluation) -> None:
     """The summary as log lines."""
     boxes, counts = result.boxes, result.counts
-    shares = {"mean IoU": boxes.mean_iou, "IoU > 0.5": boxes.above_half}
-    if np.isfinite(boxes.localisation_accuracy):  # some truth is a class of the weights
-        shares["localisation accuracy"] = boxes.localisation_accuracy
-    told = ", ".join(f"{name} {share:.4f}" for name, share in shares.items())
-    logger.info("%s, %s images", told, f"{boxes.num_rows:,}")
+    shares = {"IoU > 0.5": (boxes.above_half, boxes.num_rows)}
+    if known := int(boxes.support.sum()):  # images whose truth is a class of the weights
+        shares["right class"] = (boxes.accuracy, known)
+        shares["both"] = (boxes.localisation_accuracy, known)
+    told = ", ".join(f"{n} {s:.4f} ({round(s * c):,} of {c:,})" for n, (s, c) in shares.items())
+    logger.info("mean IoU %.4f, %s", boxes.mean_iou, told)
     if ranked := result.precision:
         logger.info("mAP %.4f, at IoU 0.5 %.4f", ranked.average, ranked.at_50)
     if result.missing:

@@ -13,11 +13,14 @@ from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.inputs import kind_of_input
 from vision_ops.operators.classify import ClassifierConfig
-from vision_ops.precision.choose import Sample, choose
+from vision_ops.precision.choose import Sample, choose, untried
 from vision_ops.precision.verdicts import Request, Verdict, recall
 from vision_ops.weights import Resolved, cache_folder
 
 logger = logging.getLogger(__name__)
+
+UNTRIED_ROWS = 256
+"""below, to compile the network takes longer than to run it as it is"""
 
 
 def facts(weights: Resolved) -> dict[str, object]:
@@ -51,16 +54,20 @@ def make_request(
 
 
 def choose_network(
-    run: Run, resources: Resources, request: Request, decode: DecodeConfig, source: SampleSource
+    run: Run,
+    resources: Resources,
+    request: Request,
+    decode: DecodeConfig,
+    source: SampleSource,
+    rows: int = -1,
 ) -> Choice:
-    """How the network is run, settled once for a run directory."""
-    choice = settle(
-        run,
-        resources,
-        recall=partial(recalled, request),
-        try_out=partial(try_out, request, decode, source),
-        files={"weights": request.weights},
-    )
+    """How the network is run, settled once for a run directory; of so few rows, without a trial."""
+    files = {"weights": request.weights}
+    settled = partial(settle, run, resources, recall=partial(recalled, request), files=files)
+    if 0 <= rows < UNTRIED_ROWS and request.precision == "fp32" and not request.compiled:
+        choice = settled(try_out=partial(as_it_is, request), told="")
+    else:
+        choice = settled(try_out=partial(try_out, request, decode, source))
     logger.info("network: %s", Verdict(**choice.verdict))
     return choice
 
@@ -69,6 +76,12 @@ def recalled(request: Request) -> Choice | None:
     """What an earlier trial of this request found on this machine."""
     found = recall(request)
     return Choice(verdict=asdict(found[0]), path=found[1]) if found else None
+
+
+def as_it_is(request: Request, files: Mapping[str, str]) -> Choice:
+    """The network in fp32, by what reads its file."""
+    verdict, path = untried(replace(request, weights=files["weights"]))
+    return Choice(verdict=asdict(verdict), path=path)
 
 
 def try_out(

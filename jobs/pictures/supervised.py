@@ -11,16 +11,23 @@ from typing import Any, Generic, Protocol, TypeVar
 import numpy as np
 import torch
 
-from jobs.pictures.learning import TrainingJobConfig, make_reading, plan_source, read_data
+from jobs.pictures.learning import (
+    TrainingJobConfig,
+    make_reading,
+    plan_data,
+    read_data,
+    with_engine,
+)
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
 from jobs.runtime.epochs import sample_of
 from jobs.runtime.examples import Examples
 from jobs.runtime.learner import Learner, Metrics, Training
 from jobs.runtime.mixed import read_precision
+from jobs.runtime.plan import Plan
 from jobs.runtime.report import training as training_report
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
-from jobs.runtime.training import describe_training, fit, read_sample
+from jobs.runtime.training import describe_training, fit, read_sample, refuse_uneven
 from vision_ops.weights import Resolved
 
 logger = logging.getLogger(__name__)
@@ -29,6 +36,8 @@ START = "checkpoints/start.safetensors"
 """what a training begins with: later attempts, and workers on other machines, find it there"""
 SAMPLE_BATCHES = 2
 """of a dry run"""
+SHARES_OF_IMAGES = ("accuracy", "above_half", "localisation_accuracy")
+"""metrics that count images"""
 WITHOUT_EFFECT = ("resources", "storage", "out", "dry_run", "accept_licence")
 """fields of a config that change no result"""
 
@@ -72,6 +81,7 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
         storage=Storage(config.storage),
     )
     with opened as run:
+        refuse_uneven(config.training, config.resources.num_workers)
         if config.dry_run:
             sys.stdout.write(describe(run, config, task, start))
             return run
@@ -79,7 +89,9 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
             best = best_of(read_metrics(run.uri, run.storage))
             logger.info("%s: already trained: %s", run.path(BEST), tell(best, task))
             return run
-        training = make_training(run, config, task, start)
+        plans = plan_data(run, config)
+        config = with_engine(config, plans)
+        training = make_training(run, config, task, plans, start)
         run.note(status="running")
         history = fit(training, config.resources)
         run.lap("training")
@@ -97,12 +109,16 @@ def identity(config: TrainingJobConfig, start: Resolved | None = None) -> dict[s
 
 
 def make_training(
-    run: Run, config: Asked, task: Task[Asked], start: Resolved | None = None
+    run: Run,
+    config: Asked,
+    task: Task[Asked],
+    plans: Sequence[Plan],
+    start: Resolved | None = None,
 ) -> Training:
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
     if start is not None:
         run.put(START, start.path.read_bytes())
-    learn, validate = read_data(run, config)
+    learn, validate = read_data(run, config, plans)
     asked = config.training
     if asked.max_examples:
         learn = learn.take(sample_of(len(learn), asked.max_examples, asked.seed))
@@ -143,19 +159,20 @@ def refuse_empty(counts: np.ndarray, classes: Sequence[str]) -> None:
 
 def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None) -> str:
     """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
-    plan = plan_source(run, config, "data", write=False)
-    reading = make_reading(run.uri, config, plan)
-    sample = read_sample(plan, reading, SAMPLE_BATCHES * config.training.batch_size)
+    plans = plan_data(run, config, write=False)
+    config = with_engine(config, plans)
+    reading = make_reading(run.uri, config, plans[0])
+    sample = read_sample(plans[0], reading, SAMPLE_BATCHES * config.training.batch_size)
     begin = str(start.path) if start else ""
     training = task.as_training(run, config, sample, sample, begin, False)
-    share = 1.0 if config.validation.uri else 1 - config.training.validation_fraction
-    return describe_training(run, plan, training, share)
+    return describe_training(run, plans, training, config.resources)
 
 
 def finish(run: Run, training: Training, history: Sequence[Metrics], task: Task[Asked]) -> None:
     """Say what came out, in the manifest and to the person."""
     best, chance = best_of(history, training.monitor), task.loss_of_chance(training)
-    report = training_report.write(run, history, chance)
+    rests = _rests_on(best, training, task)
+    report = training_report.write(run, history, chance, rests)
     run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(
@@ -170,6 +187,18 @@ def finish(run: Run, training: Training, history: Sequence[Metrics], task: Task[
         "%s: %s on %d images kept back, of epoch %d",
         run.path(BEST), tell(best, task), len(training.validate), best["epoch"],
     )  # fmt: skip
+    if rests:
+        logger.info("%s", rests)
+
+
+def _rests_on(best: Metrics, training: Training, task: Task[Asked]) -> str:
+    """What the first share of images among the task's metrics is worth; empty without one."""
+    name = next((each for each in task.told if each in SHARES_OF_IMAGES), "")
+    groups = set(training.validate.groups.tolist()) - {""}
+    if not name:
+        return ""
+    count = len(training.validate)
+    return training_report.rests_on(task.told[name], best[name], count, len(groups))
 
 
 def tell(metrics: Metrics, task: Task[Asked]) -> str:

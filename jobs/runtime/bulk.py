@@ -16,7 +16,7 @@ from contextlib import closing
 from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
-from jobs.runtime.progress import Progress, clock
+from jobs.runtime.progress import BOUND_FROM_S, Progress, clock
 from jobs.runtime.resources import Resources, inline_turns
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
@@ -69,7 +69,8 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
         workers = sum(turns.values())
         bound = find_bound(seconds, working * workers, workers)
         run.note(seconds=spent, rows_of_attempt=progress.rows, bound=bound)
-        logger.info("bound by %s", bound)
+        if working >= BOUND_FROM_S:
+            logger.info("bound by %s", bound)
     run.note(counts=_with_read(counts))
     _say(counts, progress.rows, wall)
     return _with_read(counts)

@@ -4,11 +4,13 @@
 """
 
 import logging
+import os
+import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable
-from types import TracebackType
+from types import FrameType, TracebackType
 from typing import NoReturn, TypeVar
 
 from jobs.runtime.progress import set_up_logging
@@ -26,7 +28,22 @@ def run_command(main: Callable[[Config], object], config: Config) -> NoReturn:
     """Call `main(config)` as the command line does, and exit."""
     set_up_logging()
     sys.excepthook = tell_cause_first
-    sys.exit(exit_code(main, config))
+    signal.signal(signal.SIGTERM, _interrupt)
+    code = 1
+    try:
+        try:
+            code = exit_code(main, config)
+        finally:
+            sys.stdout.flush()
+    except BrokenPipeError:  # `--help | head`: whoever read has enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # nor is the rest missed when Python ends
+    sys.exit(code)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> NoReturn:
+    """SIGTERM ends a run as Ctrl-C does; a second one ends it at once."""
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    raise KeyboardInterrupt(f"stopped by {signal.Signals(number).name}")
 
 
 def exit_code(main: Callable[[Config], object], config: Config) -> int:
@@ -39,8 +56,9 @@ def exit_code(main: Callable[[Config], object], config: Config) -> int:
     except TooManyFailedError as refusal:
         logger.error("%s", refusal)
         return TOO_MANY_FAILED
-    except KeyboardInterrupt:
-        logger.error("interrupted; the same command continues where it stopped")
+    except KeyboardInterrupt as stopped:
+        told = str(stopped) or "interrupted"
+        logger.error("%s; the same command continues where it stopped", told)
         return 1
     return 0
 

@@ -3,19 +3,21 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock
-from jobs.runtime.reading import Clock, SliceReader
+from jobs.runtime.reading import Clock, DecodedBatch, SliceReader
 from jobs.runtime.resources import Resources, inline_turns, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.work import SliceWriter, Work, make_reader_args
 
-SAMPLE_ROWS = 64
+MAX_BATCH_ROWS = 64
+WARM_UP_BATCHES = 3
+TIMED_BATCHES = 6
 
 
 def describe(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
@@ -63,23 +65,27 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     """Time to go, from reading, decoding and inferring the first rows here."""
     if not plan.todo:
         return "nothing to do"
-    size = min(work.batch_size, SAMPLE_ROWS)
+    size = min(work.batch_size, MAX_BATCH_ROWS)
     args = make_reader_args(run, plan, work, resources)
     reader = SliceReader(replace(args, batch_size=size))
     writer = SliceWriter(run, work)
-    with closing(reader):
-        batches = reader.read(plan.todo[0], Clock())
-        first = next(batches, None)
-        if first is None:
-            return "the first slice has no rows"
-        list(writer.infer_all(iter([first]), Clock(), dry=True))  # it compiles and allocates
-        start = time.perf_counter()
-        found = writer.infer_all(islice(batches, SAMPLE_ROWS // size), Clock(), dry=True)
-        rows = sum(table.num_rows for table in found)
-        batches.close()
-    if not rows:
-        return f"too few rows to tell ({len(first.rows)})"
-    rate = rows / (time.perf_counter() - start)
+    marks = [(0, time.perf_counter())]  # rows so far, and when
+    with closing(reader), closing(_batches(reader, plan)) as batches:
+        some = islice(batches, WARM_UP_BATCHES + TIMED_BATCHES)
+        for table in writer.infer_all(some, Clock(), dry=True):
+            marks.append((marks[-1][0] + table.num_rows, time.perf_counter()))
+    if len(marks) == 1:
+        return "the first slices have no rows"
+    # the first call compiles and allocates, and two batches are decoded ahead
+    (before, start), (rows, end) = marks[min(WARM_UP_BATCHES, len(marks) - 2)], marks[-1]
+    rate = (rows - before) / (end - start)
     told = f"{rate:,.0f} rows/s in one process here"
     left = total_rows(plan.todo)
     return f"{told}; {clock(left / rate)} for {left:,} rows in one process" if left > 0 else told
+
+
+def _batches(reader: SliceReader, plan: Plan) -> Generator[DecodedBatch, None, None]:
+    """What is to do, as the run would read it."""
+    for piece in plan.todo:
+        with closing(reader.read(piece, Clock())) as batches:
+            yield from batches

@@ -150,8 +150,11 @@ def make_examples(
 def _judge(num_good: int, causes: Counter[str], max_failed_fraction: float) -> None:
     failed = sum(causes.values())
     read = num_good + failed
+    if not read:
+        raise ValueError("data.uri: no rows there")
     worst = "\n".join(f"  {count:>8,}  {cause}" for cause, count in causes.most_common(10))
-    if read >= JUDGED_FROM_ROWS and failed > max_failed_fraction * read:
+    judged = read >= JUDGED_FROM_ROWS or not num_good
+    if judged and failed > max_failed_fraction * read:
         raise TooManyFailedError(
             f"{failed:,} of {read:,} rows failed, more than "
             f"resources.max_failed_fraction {max_failed_fraction:g} allows:\n{worst}"

@@ -23,6 +23,7 @@ from jobs.runtime.storage import Entry, Storage
 logger = logging.getLogger(__name__)
 
 MAX_ROW_GROUPS = 500
+FINGERPRINT = b"argus.fingerprint"
 LIGHT = ("slice_id", "format", "uri", "version", "start", "stop", "rows", "bytes")
 SCHEMA = pa.schema(
     [
@@ -139,6 +140,8 @@ def read_slices(run: Run) -> list[Slice]:
 
 def _read_plan(run: Run) -> tuple[list[Slice], dict[str, str]]:
     """Planned slices, and the version of each shard or loose file by name."""
+    if _is_foreign(run):
+        return [], {}
     slices = read_slices(run)
     seen = {s.uri: s.version for s in slices if s.format != "files"}
     if slices and slices[0].format == "files":
@@ -169,12 +172,24 @@ def _light(piece: Slice, position: int) -> Slice:
     return dataclasses.replace(piece, files=(), versions=(), position=position)
 
 
+def _is_foreign(run: Run) -> bool:
+    """Whether the plan is of a request that never got a manifest: it was killed right then."""
+    try:
+        with run.storage.open_input(run.path(PLAN)) as file:
+            told = pq.read_schema(file).metadata or {}
+    except (FileNotFoundError, pa.ArrowInvalid):  # the latter is said by `read_slices`
+        return False
+    mine = run.manifest.get("fingerprint", "").encode()
+    return told.get(FINGERPRINT, mine) != mine
+
+
 def _write_plan(run: Run, new: Sequence[Slice]) -> None:
     rows = [{name: getattr(s, name) for name in SCHEMA.names} for s in new]
     table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    if run.storage.stat(run.path(PLAN)):
+    if run.storage.stat(run.path(PLAN)) and not _is_foreign(run):
         with run.storage.open_input(run.path(PLAN)) as file:
             table = pa.concat_tables([pq.read_table(file), table])
+    table = table.replace_schema_metadata({FINGERPRINT: run.manifest.get("fingerprint", "")})
     sink = pa.BufferOutputStream()
     group = max(32, -(-table.num_rows // MAX_ROW_GROUPS))
     pq.write_table(table, sink, row_group_size=group, compression="zstd")

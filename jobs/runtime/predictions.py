@@ -93,7 +93,8 @@ class PredictionReader:
             )
         raise ValueError(
             f"truth: none of {self.counts['read']:,} rows has one (failed: "
-            f"{self.counts['failed']:,}); give --labels FILE with the columns id, label"
+            f"{self.counts['failed']:,}); give --labels FILE with the columns id, label, or, where "
+            "folders are the classes, make the run with --data.label folder"
         )
 
     def _add_failed(self, rows: pa.RecordBatch) -> None:

@@ -13,6 +13,8 @@ logger = logging.getLogger(__name__)
 
 LOG_EVERY_S = 30.0
 SPEED_WINDOW_S = 30.0
+BOUND_FROM_S = 10.0
+"""seconds of work from which a person is told what bounds it: before, it is the start"""
 
 
 def set_up_logging(verbose: bool = False) -> None:

@@ -3,6 +3,13 @@
 import json
 import logging
 import os
+import re
+import signal
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +24,15 @@ QUIET = {
     "RAY_BACKEND_LOG_LEVEL": "fatal",  # one harmless line per actor pool is an error to it
 }
 
+ITS_LEVEL = re.compile(rb"[^\n]*Set ray log level from environment variable[^\n]*\n")
+"""said by Ray's C++ part, whatever level it was set to"""
+
 
 def start_ray(resources: Resources) -> None:
     """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), else start a local Ray.
 
-    A Ray that this process already started is used as it is.
+    A Ray that this process already started is used as it is. Signals stay with who had them: Ray
+    would answer SIGTERM with a dump of the stack.
     """
     if ray.is_initialized():
         return
@@ -33,11 +44,44 @@ def start_ray(resources: Resources) -> None:
         for name in ("ray.data", "ray.train", "ray.tune"):
             logging.getLogger(name).setLevel(logging.ERROR)
     if joins_cluster():
-        ray.init(runtime_env=_packages(), **options)
+        options["runtime_env"] = _packages()
+    else:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
+        options |= {"address": "local", "num_cpus": local_cpus(resources)}
+        options["include_dashboard"] = resources.verbose
+    with _own_signals(), _without(ITS_LEVEL):
+        ray.init(**options)
+
+
+@contextmanager
+def _own_signals() -> Iterator[None]:
+    """Handlers of SIGTERM that the block sets, in Python and in C, are gone after it."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
         return
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
-    cpus = local_cpus(resources)
-    ray.init(address="local", num_cpus=cpus, include_dashboard=resources.verbose, **options)
+    usual = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, usual)
+
+
+@contextmanager
+def _without(line: re.Pattern[bytes]) -> Iterator[None]:
+    """What native code writes to standard error in the block is written after it, less a line."""
+    sys.stderr.flush()
+    usual = os.dup(2)
+    with tempfile.TemporaryFile() as said:
+        os.dup2(said.fileno(), 2)
+        try:
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(usual, 2)
+            os.close(usual)
+            said.seek(0)
+            if told := line.sub(b"", said.read()):
+                os.write(2, told)
 
 
 def _packages() -> dict[str, Any] | None:

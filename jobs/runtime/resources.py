@@ -8,6 +8,7 @@ FEW_ROWS = 10_000
 """below, Ray's start (7 s on two cores) is a good part of the work"""
 MAX_TURNS = 8
 """slices that one process infers at a time; each wants a decoder process"""
+Engine = Literal["ray", "inline"]
 Placement = Literal["together", "apart"]
 
 
@@ -111,8 +112,12 @@ def decide_engine(resources: Resources, rows: int) -> Resources:
     """The same with `auto` decided, for a plan of so many rows (-1: not known)."""
     if resources.engine != "auto":
         return resources
-    few = 0 <= rows < FEW_ROWS and not joins_cluster()
-    return replace(resources, engine="inline" if few else "ray")
+    return replace(resources, engine=usual_engine(rows))
+
+
+def usual_engine(rows: int) -> Engine:
+    """What `auto` is for so many rows (-1: not known)."""
+    return "inline" if 0 <= rows < FEW_ROWS and not joins_cluster() else "ray"
 
 
 def inline_turns(resources: Resources) -> int:

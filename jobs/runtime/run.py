@@ -28,6 +28,10 @@ logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 PLAN = "plan.parquet"
+WORK = ("results", "images", "checkpoints", "metrics.jsonl")
+"""what slices and epochs leave; with none of it a refused request leaves nothing at all"""
+NUM_NAMED = 6
+"""fields that a refusal names"""
 VERSIONED = ("argus", "ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
 
 
@@ -46,7 +50,7 @@ class Run:
         """seconds of this attempt by what they went to, in order; see `lap`"""
         self.lapped = time.monotonic()
         self.written: set[str] = set()
-        """names that this attempt put"""
+        """URIs that this process put, here or in a folder of `below`"""
 
     @classmethod
     def load(cls, uri: str, storage: Storage) -> "Run":
@@ -69,13 +73,14 @@ class Run:
         `identity` is what can change a result; its hash is the fingerprint. Raises ValueError where
         the directory belongs to another request, naming the fields that differ. Once noted, the
         manifest says `running` inside the block; `finish` makes it `done`, anything else that
-        ends the block leaves `interrupted`.
+        ends the block leaves `interrupted`. A first attempt that is refused before it did any work
+        leaves nothing: the request that is right may have the same directory.
         """
         uri = absolute(out)
         described = {"job": job, **_plain(identity)}
         known = _read_manifest(uri, storage)
         if known is not None:
-            _refuse_other(uri, known["identity"], described)
+            _refuse_other(uri, known, described, _plain(config))
         now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
         manifest = {
             "job": job,
@@ -102,9 +107,12 @@ class Run:
             run.laps["imports"] = process_age_s()
         try:
             yield run
-        except ValueError:
-            if PLAN in run.written and MANIFEST not in run.written and known is None:
-                storage.delete(run.path(PLAN))  # refused: nothing of it stays
+        except BaseException as ended:
+            refused = isinstance(ended, ValueError) or not run.is_written
+            if known is None and refused and not isinstance(ended, OSError) and not run._has_work():
+                for each in run.written:
+                    storage.delete(each)
+                run.is_written = False
             raise
         finally:
             if run.is_written and run.manifest.get("status") == "running":
@@ -112,6 +120,16 @@ class Run:
 
     is_written = False
     """True once this attempt wrote its manifest"""
+
+    def _has_work(self) -> bool:
+        entries = (entry for name in WORK for entry in self.storage.find(self.path(name)))
+        return any(entry.uri not in self.written for entry in entries)
+
+    def below(self, name: str) -> "Run":
+        """A folder of this run with a plan of its own; it is as much a part of the request."""
+        inner = Run(self.path(name), self.storage, {"fingerprint": self.fingerprint})
+        inner.written = self.written
+        return inner
 
     def lap(self, name: str) -> None:
         """Count the time since the last lap as that of `name`."""
@@ -131,7 +149,7 @@ class Run:
     def put(self, name: str, data: bytes | pa.Buffer) -> str:
         """Write one file of the run directory whole; returns its URI."""
         self.storage.put(self.path(name), data)
-        self.written.add(name)
+        self.written.add(self.path(name))
         return self.path(name)
 
     def note(self, **fields: Any) -> None:
@@ -226,17 +244,29 @@ def _read_manifest(uri: str, storage: Storage) -> dict[str, Any] | None:
         raise ValueError(f"{uri}/{MANIFEST}: not a manifest: {broken}") from broken
 
 
-def _refuse_other(uri: str, known: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def _refuse_other(
+    uri: str, known: Mapping[str, Any], wanted: Mapping[str, Any], config: Mapping[str, Any]
+) -> None:
+    """Raise ValueError where the request differs, field by field as a person gave it."""
     if known["job"] != wanted["job"]:
         raise ValueError(f"out: {uri} holds a run of {known['job']}; choose another --out")
-    before, now = _flat(known), _flat(wanted)
-    fields = [
-        f"{name} was {before.get(name)!r}, now {now.get(name)!r}"
-        for name in sorted(before.keys() | now.keys())
-        if before.get(name) != now.get(name)
-    ]
+    before, now = _flat(known["identity"]), _flat(wanted)
+    given_before, given_now = _flat(known["config"]), _flat(config)
+    fields = []
+    for name in sorted(before.keys() | now.keys()):
+        if before.get(name) == now.get(name):
+            continue
+        was, is_now = (given.get(name) for given in (given_before, given_now))
+        if was != is_now:
+            fields.append(f"{name} was {was!r}, now {is_now!r}")
+        elif is_now is None:
+            fields.append(f"{name} was {before.get(name)!r}, now {now.get(name)!r}")
+        else:  # the same name of something else: a file that was written anew, say
+            fields.append(f"{name} {is_now!r} was {before.get(name)}, is now {now.get(name)}")
     if fields:
-        raise ValueError(f"out: {uri} holds another run: {'; '.join(fields)}; choose another --out")
+        more = f"; and {len(fields) - NUM_NAMED} more" if len(fields) > NUM_NAMED else ""
+        told = "; ".join(fields[:NUM_NAMED]) + more
+        raise ValueError(f"out: {uri} holds another run: {told}; choose another --out")
 
 
 def _flat(value: Any, name: str = "") -> dict[str, Any]:

@@ -200,6 +200,11 @@ class Storage:
         info = filesystem.get_file_info(path)
         return _entry(uri, info) if info.type == fs.FileType.File else None
 
+    def is_folder(self, uri: str) -> bool:
+        """Whether there is a folder, which may be empty, or a prefix of objects."""
+        filesystem, path = self.filesystem(uri)
+        return filesystem.get_file_info(path).type == fs.FileType.Directory
+
     def find(self, uri: str) -> list[Entry]:
         """All objects below a folder, prefix or glob, or the one of that very name, sorted by URI.
 

@@ -1,8 +1,10 @@
 """Training: how it is run, and where: Ray's workers, or this process."""
 
 import logging
+import os
+import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -10,7 +12,7 @@ import numpy as np
 import torch
 
 from jobs.runtime.checkpoints import read_metrics
-from jobs.runtime.epochs import make_batch, run_worker
+from jobs.runtime.epochs import Show, make_batch, run_worker
 from jobs.runtime.examples import (
     Examples,
     Pictures,
@@ -19,30 +21,44 @@ from jobs.runtime.examples import (
     make_examples,
     rows_of,
 )
-from jobs.runtime.learner import Metrics, Place, StepsDone, Training, num_steps, steps_per_epoch
+from jobs.runtime.learner import (
+    Metrics,
+    Place,
+    StepsDone,
+    Training,
+    TrainingConfig,
+    num_steps,
+    steps_per_epoch,
+)
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress, clock
-from jobs.runtime.resources import Resources
+from jobs.runtime.resources import Resources, joins_cluster, local_cpus, usual_engine
 from jobs.runtime.run import Run
 
 logger = logging.getLogger(__name__)
 
-TIMED_STEPS = 3
-SHOWN = ("train_loss", "loss", "train_accuracy", "accuracy")
+WARM_UP_STEPS = 2
+TIMED_STEPS = 7
+TIMED_S = 10.0
+"""that steps are timed for, apart from the last"""
+SHOWN = ("train_loss", "loss", "train_iou", "iou", "train_accuracy", "accuracy")
+"""metrics of a line, where a learner gives them"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingResources:
     """How a training is run: how fast, how patient."""
 
-    engine: Literal["ray", "inline"] = "ray"
-    """ray: workers of Ray Train, here or on a cluster; inline: this process, for a debugger"""
+    engine: Literal["auto", "ray", "inline"] = "auto"
+    """ray: workers of Ray Train, here or on a cluster; inline: this process; auto: inline for one
+    worker and fewer rows than repay Ray's start, where no cluster is named"""
     num_workers: int = 1
     """processes that share each batch; sums of floats differ in the last bits with their number"""
     cpus_per_worker: int = 0
-    """CPUs, and threads, of a worker; 0: all but one of this machine, shared evenly"""
+    """CPUs, and threads, of a worker; 0: with Ray all but one of this machine, shared evenly;
+    inline all of them"""
     gpus_per_worker: float = 1.0
-    """GPUs that a worker reserves where the cluster has any; 0: stay on CPUs"""
+    """GPUs that a worker reserves where there are any; 0: stay on CPUs"""
     num_cpus: int = 0
     """CPUs of a local Ray; 0: all of this machine"""
     max_failed_fraction: float = 0.01
@@ -79,11 +95,21 @@ class TrainingResources:
         return Resources(num_cpus=self.num_cpus, verbose=self.verbose)
 
 
+def decide_engine(resources: TrainingResources, rows: int) -> TrainingResources:
+    """The same with `auto` decided, for so many rows to be read (-1: not known)."""
+    if resources.engine != "auto":
+        return resources
+    # what this process would use alone it cannot share: half a GPU, or two
+    one = resources.num_workers == 1 and resources.gpus_per_worker in (0, 1)
+    return replace(resources, engine=usual_engine(rows) if one else "ray")
+
+
 def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Every picture of the plan, decoded once and kept in memory.
 
     Raises ValueError where they do not fit, TooManyFailedError where too many cannot be decoded.
     """
+    assert resources.engine != "auto", "the caller decides, by all rows there are"
     if resources.engine == "ray":
         from jobs.runtime.ray_training import decode_in_tasks  # imports that `inline` does without
 
@@ -105,16 +131,20 @@ def read_sample(plan: Plan, reading: ReaderArgs, count: int) -> Examples:
     return make_examples(part, reading.decoder, blocks, described, max_failed_fraction=1.0)
 
 
-def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> str:
+def describe_training(
+    run: Run, plans: Sequence[Plan], sample: Training, resources: TrainingResources
+) -> str:
     """What a training is and takes, from a `sample` of its examples. Writes nothing.
 
-    `share` is the part of the plan's rows that is learnt from.
+    `plans` are of the data and, where there is one, of the validation source.
     """
-    config = sample.config
+    config, plan, rows = sample.config, plans[0], [plan.rows for plan in plans]
+    count = rows[0] if len(plans) > 1 else int(rows[0] * (1 - config.validation_fraction))
+    kept = f"{rows[1]:,}" if len(plans) > 1 else f"about {rows[0] - count:,}"
     learner = sample.make_learner(torch.device("cpu"))
     pictures, size = Pictures(sample.learn), min(config.batch_size, len(sample.learn))
     batch = make_batch(pictures, sample.learn_truth, np.arange(size))
-    seconds = [_seconds_of(lambda: learner.step(batch)) for _ in range(1 + TIMED_STEPS)][1:]
+    seconds = _seconds_of(lambda: learner.step(batch))
     numbers = {
         name: sum(p.numel() for p in network.parameters())
         for name, network in learner.networks.items()
@@ -122,29 +152,42 @@ def describe_training(run: Run, plan: Plan, sample: Training, share: float) -> s
     lines = {
         "run directory": f"{run.uri} ({run.manifest.get('status', 'not begun')})",
         "source": f"{plan.origin.uri} as {plan.format}",
-        "rows": f"{plan.rows:,}" if plan.rows >= 0 else "counted when they are read",
+        "rows": f"{count:,} to learn from, {kept} kept back to validate on"
+        if min(rows) >= 0
+        else "counted when they are read",
+        "engine": _engine(resources),
         "parameters": ", ".join(f"{count:,} of {name}" for name, count in numbers.items()),
         "learner": f"{_num_bytes(learner.state_dict()) / 1e6:,.1f} MB with its optimiser's state",
     }
-    time_of_step = f"{1000 * min(seconds):,.0f} ms for {size} images on this machine's CPU"
-    if plan.rows < 0:
-        lines["step"] = time_of_step
-    else:
-        count = int(plan.rows * share)
+    if min(rows) >= 0:
         steps = num_steps(min(count, config.max_examples or count), config)
-        pixels = plan.rows * pictures.num_bytes
-        lines["images in memory"] = f"{pixels / 1e6:,.1f} MB"
+        lines["images in memory"] = f"{sum(rows) * pictures.num_bytes / 1e6:,.1f} MB"
         lines["steps"] = f"{steps:,} in {config.epochs} epochs"
-        lines["step"] = time_of_step
-        lines["estimate"] = f"{clock(steps * min(seconds))} of steps in one process"
+        lines["estimate"] = f"{clock(steps * seconds)} of steps in one process"
+    lines["step"] = f"{1000 * seconds:,.0f} ms for {size} images on this machine's CPU"
     width = max(map(len, lines))
     return "".join(f"{name:<{width}}  {value}\n" for name, value in lines.items())
 
 
-def _seconds_of(call: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    call()
-    return time.perf_counter() - start
+def _engine(resources: TrainingResources) -> str:
+    if resources.engine == "inline":
+        return "inline: this process"
+    workers = f"{resources.num_workers} worker" + "s" * (resources.num_workers > 1)
+    if joins_cluster():
+        return f"ray: {workers} on the cluster at {os.environ['RAY_ADDRESS']}"
+    return f"ray: {workers} on a local Ray of {local_cpus(resources.ray)} CPUs"
+
+
+def _seconds_of(step: Callable[[], object]) -> float:
+    """Median of several steps, after those that warm up; of fewer where one takes long."""
+    seconds: list[float] = []
+    while len(seconds) < WARM_UP_STEPS + TIMED_STEPS:
+        if len(seconds) > WARM_UP_STEPS and sum(seconds) > TIMED_S:
+            break
+        start = time.perf_counter()
+        step()
+        seconds.append(time.perf_counter() - start)
+    return statistics.median(seconds[WARM_UP_STEPS:])
 
 
 def _num_bytes(state: object) -> int:
@@ -156,17 +199,22 @@ def _num_bytes(state: object) -> int:
     return sum(map(_num_bytes, state)) if isinstance(state, list | tuple) else 0
 
 
-def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
-    """Train to the end; returns the metrics of each epoch.
-
-    Raises ValueError where the batch or the machine cannot be shared by so many workers.
-    """
-    config, workers = training.config, resources.num_workers
+def refuse_uneven(config: TrainingConfig, workers: int) -> None:
+    """Raise ValueError where the workers cannot share a batch evenly."""
     if config.batch_size % workers or config.batch_size // workers < 2:
         raise ValueError(
             f"training.batch_size {config.batch_size}: must be a multiple of "
             f"resources.num_workers {workers}, with 2 or more pictures for each"
         )
+
+
+def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
+    """Train to the end; returns the metrics of each epoch.
+
+    Raises ValueError where the batch or the machine cannot be shared by so many workers.
+    """
+    workers = resources.num_workers
+    refuse_uneven(training.config, workers)
     if min(len(training.learn), len(training.validate)) < 2 * workers:
         raise ValueError(
             f"data: {len(training.learn)} pictures to learn from and {len(training.validate)} to "
@@ -181,13 +229,23 @@ def fit(training: Training, resources: TrainingResources) -> list[Metrics]:
     with Progress(num_steps(len(training.learn), training.config), 0, teller.line) as progress:
         teller.begin(progress)
         if resources.engine == "inline":
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            run_worker(training, Place(device=device), teller.show)
+            run_here(training, resources, teller.show)
         else:
             from jobs.runtime.ray_training import run_workers
 
             run_workers(training, resources, teller.show)
     return read_metrics(training.run_uri, training.storage)
+
+
+def run_here(training: Training, resources: TrainingResources, show: Show) -> None:
+    """Train in this process, on as many threads as are asked for."""
+    on_gpu = resources.gpus_per_worker > 0 and torch.cuda.is_available()
+    usual = torch.get_num_threads()
+    torch.set_num_threads(resources.cpus_per_worker or resources.num_cpus or usual)
+    try:
+        run_worker(training, Place(device=torch.device("cuda" if on_gpu else "cpu")), show)
+    finally:
+        torch.set_num_threads(usual)
 
 
 class Teller:

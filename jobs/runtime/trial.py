@@ -119,11 +119,13 @@ def settle(
     recall: Callable[[], Choice | None],
     try_out: Callable[[Mapping[str, str]], Choice],
     files: Mapping[str, str],
+    told: str = "trying how it runs best here, once for these weights and images",
 ) -> Choice:
     """Choose once a run directory; later attempts keep the choice, and the very same file.
 
     `recall` tells at once what an earlier trial on this machine found. `try_out` finds out, in
-    seconds or a minute, and is called where the actors will be, with the paths of `files` there.
+    seconds or a minute (then `told` is said before), and is called where the actors will be, with
+    the paths of `files` there.
     """
     known = run.manifest.get("network")
     if known:
@@ -132,7 +134,8 @@ def settle(
     here = resources.engine == "inline" or not joins_cluster()
     found = recall() if here else None
     if found is None:
-        logger.info("network: trying how it runs best here, once for these weights and images")
+        if told:
+            logger.info("network: %s", told)
         verdict, name, data = call_once(partial(_with_bytes, try_out), resources, files)
     else:
         verdict, name, data = _with_bytes(lambda _: found, files)

@@ -28,10 +28,16 @@ from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Row, Slice
+from jobs.runtime.sources import SHARD_SUFFIXES
 
 Batch = dict[str, Any]
 IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
 PUTS_IN_FLIGHT = 16
+AS_JPEG = re.compile(r"(.+)\.jpe?g", re.IGNORECASE | re.DOTALL)
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+ESCAPE = re.compile("%(?=2[35E])")
+"""what stands for something else in a picture's name, and is meant as it is"""
+SHARD = re.compile(rf"^([^#]*(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#", re.IGNORECASE)
 ROW_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -286,12 +292,17 @@ class SliceWorker:
 
 
 def image_name(id: str) -> str:
-    """Where in a run directory the picture of a row lies.
+    """Where in a run directory the picture of a row lies: another name for each id, without #.
 
-    Ids hold names out of archives that strangers made: none of them leads out of the folder.
+    A shard is a folder, and a JPEG keeps its name: `a.tar#b.jpg` is a.tar/b.jpg, `x.png` x.png.jpg.
+    One that might be taken for another's gets the ending twice: `x.png.jpg` is x.png.jpg.jpg. Ids
+    hold names out of archives that strangers made: none of them leads out of the folder.
     """
-    parts = [p.replace(".", "%2E") if p in (".", "..") else p for p in id.split("/")]
-    return f"images/{'/'.join(parts)}.jpg"
+    named = AS_JPEG.fullmatch(id)
+    name = id if named and not ENDING.search(named[1]) else f"{id}.jpg"
+    name = ESCAPE.sub("%25", SHARD.sub(r"\1/", name, count=1)).replace("#", "%23")
+    parts = [p.replace(".", "%2E") if p in (".", "..") else p for p in name.split("/")]
+    return f"images/{'/'.join(parts)}"
 
 
 def to_arrow(values: Any, type: pa.DataType) -> pa.Array:

@@ -66,8 +66,8 @@ def main(config: Config) -> None:
         request = make_request(root / "pictures.parquet", config)
         workers = {
             "fit, inline": TrainingResources(engine="inline"),
-            "fit, one worker": TrainingResources(cpus_per_worker=1),
-            "fit, two workers": TrainingResources(cpus_per_worker=1, num_workers=2),
+            "fit, one worker": TrainingResources(engine="ray", cpus_per_worker=1),
+            "fit, two workers": TrainingResources(engine="ray", cpus_per_worker=1, num_workers=2),
         }
         torch.set_num_threads(1)
         rates: dict[str, list[float]] = {"plain loop": [], **{name: [] for name in workers}}

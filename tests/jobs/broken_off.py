@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
+from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import Task, identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST
 from jobs.runtime.learner import Learner, Training
@@ -44,7 +45,7 @@ def prepared(config: Any, task: Task[Any], weights: str = "") -> Training:
     start = resolve(weights, storage.fetch) if weights else None
     asked = identity(config, start)
     with Run.open(config.out, job=task.job, config=config, identity=asked, storage=storage) as run:
-        training = make_training(run, config, task, start)
+        training = make_training(run, config, task, plan_data(run, config), start)
         run.note(status="running")
     return training
 

@@ -48,7 +48,7 @@ def main(photos: Path, out: Path) -> None:
 
     killer = threading.Thread(target=end_that_node)
     killer.start()
-    resources = TrainingResources(cpus_per_worker=1, checkpoint_every_s=0)
+    resources = TrainingResources(engine="ray", cpus_per_worker=1, checkpoint_every_s=0)
     config = replace(long_epochs(photos, out), resources=resources)
     fit_with(config, TASK, STEPS, partial(wait_for_the_end, told))
     killer.join()

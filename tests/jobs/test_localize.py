@@ -207,12 +207,12 @@ def test_overlays_of_rows_in_parquet_and_of_files_lie_by_their_ids(
     files = localize.main(asked(folder / "files", weights, tmp_path, overlays=True))
     for run in (localised, files):
         for row in rows_of(run):
-            path = Path(run.uri) / "images" / f"{row['id']}.jpg"
+            path = Path(run.uri) / "images" / row["id"]
             assert row["image_uri"] == str(path)
             with Image.open(path) as image:
                 assert red(image) > 50
                 assert max(image.size) == 640  # smaller ones are enlarged
-    assert (tmp_path / "images" / "deep 1" / "1.jpg.jpg").exists()
+    assert (tmp_path / "images" / "deep 1" / "1.jpg").exists()
     page = (tmp_path / "report" / "index.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 6
 
@@ -364,7 +364,7 @@ def test_from_s3_to_s3_with_overlays_and_an_evaluation_there(
     assert isinstance(found, LocalizationEvaluation)
     assert found.counts["evaluated"] == 6
     for row in rows_of(run):
-        assert row["image_uri"] == f"{bucket}/run/images/{row['id']}.jpg"
+        assert row["image_uri"] == f"{bucket}/run/images/{row['id']}"
         assert storage.read(row["image_uri"])[:3] == b"\xff\xd8\xff"
     assert b"data:image/jpeg" in storage.read(f"{bucket}/evaluated/report/index.html")
 

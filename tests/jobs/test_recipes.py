@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
+from jobs.pictures.learning import plan_data
 from jobs.pictures.recipes import PRESETS, Config
 from jobs.pictures.supervised import identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST, STATE
@@ -137,8 +138,18 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.05)
 
 
-@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
-def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path: Path, engine: str):
+@pytest.mark.parametrize(
+    ("engine", "sign"),
+    [
+        ("inline", signal.SIGTERM),
+        pytest.param("inline", signal.SIGINT, marks=pytest.mark.slow),
+        pytest.param("ray", signal.SIGTERM, marks=pytest.mark.slow),
+        pytest.param("ray", signal.SIGINT, marks=pytest.mark.slow),
+    ],
+)
+def test_ctrl_c_and_sigterm_leave_a_run_that_the_same_command_finishes(
+    tmp_path: Path, engine: str, sign: signal.Signals
+):
     """The weights are then those of a training that nobody interrupted."""
     photos = write_photos(tmp_path / "photos", colours=dict(list(COLOURS.items())[:2]))
     words = ["photos", "--data.uri", str(photos), "--training.epochs", "12"]
@@ -154,12 +165,13 @@ def test_ctrl_c_leaves_a_run_that_the_same_command_finishes(tmp_path: Path, engi
     )
     try:
         wait_for(tmp_path / "run" / "metrics.jsonl", process)
-        process.send_signal(signal.SIGINT)
+        process.send_signal(sign)
         _, said = process.communicate(timeout=120)
     finally:
         process.kill()
     assert process.returncode == 1, said.decode()
-    assert "the same command continues" in said.decode()
+    assert "the same command continues" in said.decode().splitlines()[-1]
+    assert not [word for word in ("***", "Traceback", "logging.cc") if word in said.decode()]
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
     assert 1 <= len(metrics_of(tmp_path / "run")) < 12
@@ -246,7 +258,9 @@ def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tm
         with Run.open(
             config.out, job="train", config=config, identity=identity(config), storage=storage
         ) as run:
-            training = make_training(run, config, TASK, resolve(weights, storage.fetch))
+            training = make_training(
+                run, config, TASK, plan_data(run, config), resolve(weights, storage.fetch)
+            )
         if name == "one":
             fit(training, INLINE)
         else:

@@ -18,6 +18,7 @@ from PIL import Image
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
+from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import make_training
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
@@ -160,7 +161,7 @@ def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
     local_ray: None, photos: Path, tmp_path: Path
 ):
     main(long_epochs(photos, tmp_path / "undisturbed"))
-    resources = TrainingResources(cpus_per_worker=1, checkpoint_every_s=0)
+    resources = TrainingResources(engine="ray", cpus_per_worker=1, checkpoint_every_s=0)
     config = replace(long_epochs(photos, tmp_path / "killed"), resources=resources)
     fit_with(config, TASK, 13, partial(die_once, tmp_path / "died"))
     assert (tmp_path / "died").exists()
@@ -296,7 +297,11 @@ def test_two_workers_of_ray_train_evaluate_each_image_once(
 def test_one_worker_of_ray_train_gives_the_weights_of_the_inline_engine(
     local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
 ):
-    main(replace(small(photos, tmp_path), resources=TrainingResources(cpus_per_worker=1)))
+    main(
+        replace(
+            small(photos, tmp_path), resources=TrainingResources(engine="ray", cpus_per_worker=1)
+        )
+    )
     on_ray, inline = (load_file(out / FILES[1]) for out in (tmp_path, undisturbed))
     assert all(torch.equal(on_ray[key], inline[key]) for key in inline)
 
@@ -360,6 +365,72 @@ def test_data_that_teach_nothing_are_refused(
         main(change(small(photos, tmp_path)))
 
 
+def names_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.rglob("*") if p.is_file())
+
+
+def test_a_refused_request_leaves_nothing_that_refuses_the_right_one(photos: Path, tmp_path: Path):
+    config = small(photos, tmp_path)
+    held = Source(uri=str(photos), label="folder")
+    wrong = replace(config, validation=held, training=replace(config.training, batch_size=3))
+    cut = tmp_path.with_name("cut")
+    for name in ("a/1.png", "b/2.png"):
+        (cut / name).parent.mkdir(parents=True)
+        (cut / name).write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"must be a multiple of resources\.num_workers 2"):
+        main(replace(wrong, resources=TrainingResources(engine="ray", num_workers=2)))
+    assert not names_in(tmp_path)
+    with pytest.raises(TooManyFailedError, match="2 of 2 rows failed"):
+        main(replace(config, data=Source(uri=str(cut), label="folder")))
+    assert not names_in(tmp_path)
+    assert main(config).manifest["status"] == "done"
+    changed = replace(config, data=held, optim=OptimConfig(learning_rate=1e-2))
+    with pytest.raises(ValueError, match=r"slice_rows was 16, now 0; optim\.learning_rate was"):
+        main(changed)
+    assert "metrics.jsonl" in names_in(tmp_path)
+
+
+def test_a_plan_of_a_request_that_was_killed_before_it_began_is_none_of_another(
+    photos: Path, tmp_path: Path
+):
+    other = write_photos(tmp_path / "others", per_class=3)
+    killed = small(other, tmp_path / "run")
+    with Run.open(
+        killed.out, job="x", config=killed, identity={"a": 1}, storage=Storage(killed.storage)
+    ) as run:
+        plan_data(run, killed)
+    assert names_in(tmp_path / "run") == ["plan.parquet"]
+    assert main(small(photos, tmp_path / "run")).manifest["counts"]["learn"] > 40
+
+
+def test_few_rows_are_learnt_from_in_this_process_and_the_dry_run_says_so(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    config = replace(small(photos, tmp_path), resources=TrainingResources())
+    main(replace(config, dry_run=True))
+    told = capsys.readouterr().out
+    assert "inline: this process" in told
+    assert "45 to learn from, about 15 kept back" in told
+    held = Source(uri=str(photos / "red"), label="folder")
+    main(replace(config, dry_run=True, validation=held, resources=TrainingResources(num_workers=2)))
+    told = capsys.readouterr().out
+    assert "ray: 2 workers on a local Ray" in told
+    assert "60 to learn from, 20 kept back" in told
+
+
+def test_signals_are_refused_for_a_network_of_pictures_before_they_are_read(
+    photos: Path, tmp_path: Path
+):
+    (tmp_path / "a.ts").write_text("@classLabel true 1 2\n@data\n1,2,3:1\n")
+    config = small(tmp_path, tmp_path.with_name("out"))
+    with pytest.raises(ValueError, match=r"holds signals \(series\); the network takes pictures"):
+        main(config)
+    signals = PRESETS["signals"]()
+    signals = replace(signals, data=Source(uri=str(photos), label="folder"), out=config.out)
+    with pytest.raises(ValueError, match=r"there are 60 \.png; accepted: signals \(\.csv, \.npy\)"):
+        main(signals)
+
+
 def test_data_that_grew_during_a_training_are_refused(tmp_path: Path):
     photos = write_photos(tmp_path / "photos")
     config = small(photos, tmp_path / "out")
@@ -377,7 +448,7 @@ def test_batch_that_workers_cannot_share_is_refused(photos: Path, tmp_path: Path
     with Run.open(
         config.out, job="x", config=config, identity={}, storage=Storage(config.storage)
     ) as run:
-        training = make_training(run, config, TASK)
+        training = make_training(run, config, TASK, plan_data(run, config))
     with pytest.raises(
         ValueError, match="batch_size 8: must be a multiple of resources.num_workers 3"
     ):

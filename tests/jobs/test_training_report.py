@@ -3,9 +3,11 @@
 import math
 
 import pytest
+from scipy.stats import binomtest
 
 from jobs.runtime.learner import Metrics
-from jobs.runtime.report.training import judge
+from jobs.runtime.report.charts import count_ticks
+from jobs.runtime.report.training import interval, judge, rests_on
 
 CHANCE = math.log(10)
 
@@ -48,3 +50,35 @@ def test_difference_that_chance_explains_is_none():
     pairs = [(0.3, 0.40), (0.3, 0.38), (0.28, 0.42)]
     assert judge(history(pairs, error=0.05), CHANCE).fit == "fits"
     assert judge(history(pairs, error=0.001), CHANCE).fit == "overfits"
+
+
+@pytest.mark.parametrize(("right", "count"), [(11, 12), (4, 4), (0, 7), (350, 360), (5_000, 9_000)])
+def test_interval_of_a_share_is_wilson_s(right: int, count: int):
+    found = binomtest(right, count).proportion_ci(0.95, method="wilson")
+    assert interval(right / count, count) == pytest.approx((found.low, found.high), abs=1e-6)
+
+
+def test_a_share_of_few_images_is_told_with_its_uncertainty():
+    told = rests_on("accuracy", 11 / 12, 12)
+    assert "rests on 12 images" in told
+    assert "65 to 99 %" in told
+    assert "groups" not in told
+    assert "of 3 groups" in rests_on("accuracy", 0.9, 400, 3)
+    assert "89.36 to 90.60 %" in rests_on("accuracy", 0.9, 9_000)
+
+
+@pytest.mark.parametrize(
+    ("last", "marks"),
+    [
+        (1, ["1"]),
+        (3, ["1", "2", "3"]),
+        (14, ["2", "4", "6", "8", "10", "12", "14"]),
+        (20, ["5", "10", "15", "20"]),
+        (182, ["50", "100", "150"]),
+        (4_000, ["500", "1,000"]),
+    ],
+)
+def test_epochs_are_marked_by_whole_numbers(last: int, marks: list[str]):
+    found = [name for _, name in count_ticks(last)]
+    assert found[: len(marks)] == marks
+    assert 1 <= len(found) <= 8

@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Float64, Int, Int64
 
 FIXED_POINT = 1 << 32
+NUM_BINS = 20
 HIT = 0.5
 """IoU above which a box is found (Russakovsky et al. 2015, sec. 4.1)"""
 
@@ -26,6 +27,10 @@ class BoxResult:
     localisation_accuracy: float
     """share of rows with the right class and IoU > 0.5, 0..1, over those whose truth is a class;
     NaN where none is"""
+    accuracy: float
+    """share of those rows with the right class, wherever their box is, 0..1; NaN likewise"""
+    histogram: Int64[np.ndarray, " N"]
+    """rows by IoU, in NUM_BINS of equal width over 0..1"""
     support: Int64[np.ndarray, " K"]
     """rows by true class"""
     class_iou: Float64[np.ndarray, " K"]
@@ -33,6 +38,8 @@ class BoxResult:
     class_above_half: Float64[np.ndarray, " K"]
     class_accuracy: Float64[np.ndarray, " K"]
     """right class and IoU > 0.5, by true class"""
+    class_recall: Float64[np.ndarray, " K"]
+    """right class, by true class"""
 
 
 def iou(a: Float[np.ndarray, "*N 4"], b: Float[np.ndarray, "*N 4"]) -> Float64[np.ndarray, "*N"]:
@@ -59,6 +66,8 @@ class BoxAccumulator:
         self.rows = np.zeros(num_classes + 1, np.int64)
         self.above = np.zeros(num_classes + 1, np.int64)
         self.right = np.zeros(num_classes + 1, np.int64)
+        self.named = np.zeros(num_classes + 1, np.int64)
+        self.histogram = np.zeros(NUM_BINS, np.int64)
         self.sums = [0] * (num_classes + 1)  # fixed point, Python integers: no overflow
 
     def update(
@@ -79,6 +88,8 @@ class BoxAccumulator:
         np.add.at(self.rows, truth, 1)
         np.add.at(self.above, truth[above], 1)
         np.add.at(self.right, truth[above & right_class], 1)
+        np.add.at(self.named, truth[right_class], 1)
+        self.histogram += np.histogram(overlap, NUM_BINS, range=(0, 1))[0]
         fixed = np.zeros(self.num_classes + 1, np.int64)
         np.add.at(fixed, truth, np.rint(overlap * FIXED_POINT).astype(np.int64))
         self.sums = [a + int(b) for a, b in zip(self.sums, fixed, strict=True)]
@@ -90,6 +101,8 @@ class BoxAccumulator:
         self.rows += other.rows
         self.above += other.above
         self.right += other.right
+        self.named += other.named
+        self.histogram += other.histogram
         self.sums = [a + b for a, b in zip(self.sums, other.sums, strict=True)]
 
     def result(self) -> BoxResult:
@@ -101,10 +114,13 @@ class BoxAccumulator:
             mean_iou=sum(self.sums) / FIXED_POINT / rows if rows else float("nan"),
             above_half=int(self.above.sum()) / rows if rows else float("nan"),
             localisation_accuracy=int(self.right[:-1].sum()) / known if known else float("nan"),
+            accuracy=int(self.named[:-1].sum()) / known if known else float("nan"),
+            histogram=self.histogram.copy(),
             support=self.rows[:-1].copy(),
             class_iou=_mean(sums[:-1], self.rows[:-1]),
             class_above_half=_mean(self.above[:-1], self.rows[:-1]),
             class_accuracy=_mean(self.right[:-1], self.rows[:-1]),
+            class_recall=_mean(self.named[:-1], self.rows[:-1]),
         )
 
 

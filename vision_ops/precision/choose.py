@@ -130,6 +130,21 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
     return _kept(request, best, trials, refused, len(sample.judged))
 
 
+def untried(request: Request) -> tuple[Verdict, Path]:
+    """fp32 by what reads the file as it is: nothing is compiled, timed or kept for `recall`."""
+    candidate = Candidate(precision="fp32", path=Path(request.weights))
+    verdict = Verdict(
+        precision=candidate.precision,
+        back_end=candidate.name.partition(" ")[2],
+        pass_size=pass_size_of(read_card(candidate.path).preprocess),
+        rates={},
+        refused={},
+        machine=machine(),
+        sha256=sha256_file(candidate.path),
+    )
+    return verdict, candidate.path
+
+
 def _judged(candidate: Candidate, found: Outputs, rate: float, truth: Outputs) -> Trial:
     return Trial(
         candidate=candidate,

@@ -104,8 +104,14 @@ def _local(name: str) -> Path:
         )
     raise ValueError(
         f"weights {name}: no such file (looked at {path.absolute()}); accepted: {ACCEPTED}; "
-        "`python -m jobs.train_classifier` trains a checkpoint of your own"
+        f"`python -m jobs.{_trainer(path)}` trains a checkpoint of your own"
     )
+
+
+def _trainer(path: Path) -> str:
+    """The job of which this would be the run, as far as its name tells."""
+    found = re.search(r"runs/(train_\w+)/checkpoints/", path.as_posix())
+    return found[1] if found else "train_classifier"
 
 
 def _fetched(uri: str, fetch: Callable[[str], Path]) -> Path:

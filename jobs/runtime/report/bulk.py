@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.progress import clock
+from jobs.runtime.progress import BOUND_FROM_S, clock
 from jobs.runtime.report import charts
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, facts_of, page
@@ -134,7 +134,11 @@ def about(run: Run, **config: Any) -> list[Section]:
     facts = {name: str(manifest[name]) for name in named if name in manifest}
     sections = [
         Section(title="Weights", facts=facts_of(weights)),
-        Section(title="Request", facts=facts | facts_of(config or manifest.get("config", {}))),
+        Section(
+            title="Request",
+            facts=facts | facts_of(config or manifest.get("config", {})),
+            folded=True,
+        ),
         Section(title="Versions", facts=facts_of(manifest.get("versions", {})), folded=True),
     ]
     return [section for section in sections if section.facts]
@@ -158,7 +162,7 @@ def _figures(run: Run, summary: Summary) -> list[Figure]:
         figures.append(Figure(name="Time", value=clock(wall), note=note))
         rate = manifest.get("rows_of_attempt", read) / wall
         figures.append(Figure(name="Rate", value=f"{rate:,.0f}/s", note="images, start included"))
-    if bound := manifest.get("bound"):
+    if (bound := manifest.get("bound")) and wall >= BOUND_FROM_S:
         stage, _, share = bound.partition(", ")
         figures.append(Figure(name="Bound by", value=stage, note=share))
     return figures

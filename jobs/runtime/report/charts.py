@@ -98,11 +98,15 @@ def lines(
     *,
     x_range: tuple[float, float] = (0.0, 1.0),
     y_range: tuple[float, float] = (0.0, 1.0),
+    x_ticks: Sequence[tuple[float, str]] = (),
     height: int = 470,
     diagonal: str = "",
     columns: int = 2,
 ) -> Markup:
-    """Lines with a legend below; `diagonal` names the dashed line of chance."""
+    """Lines with a legend below; `diagonal` names the dashed line of chance.
+
+    A line of a single value is a ring. Without `x_ticks` the axis has five steps.
+    """
     named = [one for one in series if one.kind != "faint"]
     rows = math.ceil((len(named) + bool(diagonal)) / columns)
     frame = Frame(
@@ -112,20 +116,23 @@ def lines(
         x_range=x_range,
         y_range=y_range,
     )
-    marks = _axes(frame, x_axis, y_axis, _ticks(*x_range), _ticks(*y_range))
+    marks = _axes(frame, x_axis, y_axis, x_ticks or _ticks(*x_range), _ticks(*y_range))
     ordered = sorted(series, key=lambda one: ("faint", "curve", "strong").index(one.kind))
     colours = {id(s): i for i, s in enumerate(s for s in named if s.kind == "curve")}
     if diagonal:
         ends = (frame.x(0), frame.y(0), frame.x(1), frame.y(1))
         marks.append(_line(*ends, "chance"))
     for one in ordered:
-        points = " ".join(
-            f"{frame.x(float(x)):.1f},{frame.y(float(y)):.1f}"
+        places = [
+            (f"{frame.x(float(x)):.1f}", f"{frame.y(float(y)):.1f}")
             for x, y in zip(one.x, one.y, strict=True)
-        )
+        ]
+        shape, where = "polyline", f'points="{" ".join(map(",".join, places))}"'
+        if len(places) == 1:
+            shape, where = "circle", 'cx="{}" cy="{}" r="4"'.format(*places[0])
         marks.append(
-            f'<polyline class="{one.kind}"{_stroke(one, colours)} points="{points}">'
-            f"<title>{escape(one.name)}</title></polyline>"
+            f'<{shape} class="{one.kind}"{_stroke(one, colours)} {where}>'
+            f"<title>{escape(one.name)}</title></{shape}>"
         )
     top, space = frame.height - 20 * rows + 4, (frame.width - frame.left) / columns
     legend = [(one.kind, one.name, _stroke(one, colours)) for one in named]
@@ -210,6 +217,14 @@ def _steps(low: float, high: float, num: int = 5) -> list[float]:
 
 def _ticks(low: float, high: float) -> list[tuple[float, str]]:
     return [(value, f"{value:g}") for value in _steps(low, high)]
+
+
+def count_ticks(last: int) -> list[tuple[float, str]]:
+    """Marks of an axis that counts from 1 to `last`: whole numbers, eight at the most."""
+    powers = (10**exponent for exponent in range(len(str(last)) + 1))
+    steps = (factor * power for power in powers for factor in (1, 2, 5))
+    step = next(step for step in steps if last <= 8 * step)
+    return [(n, f"{n:,}") for n in range(step, last + 1, step)]
 
 
 def _ceiling(value: int) -> int:

@@ -4,15 +4,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
 from jobs.runtime.report.causes import Causes
-from jobs.runtime.report.page import Figure, Section, Table, Thumbnail, page
+from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
 from jobs.runtime.run import Run
 
 HIT = 0.5
 NAMES = {
     "mean_iou": "mean IoU",
     "above_half": "IoU > 0.5",
+    "accuracy": "right class",
     "localisation_accuracy": "localisation accuracy",
     "average_precision": "average precision",
     "pictures": "pictures",
@@ -49,7 +51,8 @@ def localization_page(
         for each in worst
     ]
     sections = [
-        Section(title="Classes", text=numbers["missing"], tables=[_classes(numbers["classes"])]),
+        Section(title="How near", text=numbers["missing"], charts=[_histogram(numbers)]),
+        *_classes(numbers["classes"]),
         Section(title="Worst pictures", text=told, thumbnails=thumbnails),
         *_notes(numbers["counts"], causes),
         *about(run),
@@ -64,8 +67,11 @@ def _figures(numbers: Mapping[str, Any]) -> Iterator[Figure]:
         value=f"{numbers['mean_iou']:.4f}",
         note=f"{counts['evaluated']:,} pictures",
     )
-    yield Figure(name="IoU > 0.5", value=f"{numbers['above_half']:.2%}")
+    hits = round(numbers["above_half"] * counts["evaluated"])
+    note = f"{hits:,} of {counts['evaluated']:,}"
+    yield Figure(name="IoU > 0.5", value=f"{numbers['above_half']:.2%}", note=note)
     if numbers["localisation_accuracy"] is not None:
+        yield Figure(name="Right class", value=f"{numbers['accuracy']:.2%}")
         value = f"{numbers['localisation_accuracy']:.2%}"
         yield Figure(name="Localised", value=value, note="right class and IoU > 0.5")
     if ranked := numbers["mean_average_precision"]:
@@ -83,17 +89,30 @@ def left_out(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{counts[n]:,} {n.replace('_', ' ')}" for n in named if counts[n])
 
 
-def _classes(rows: Sequence[Mapping[str, Any]]) -> Table:
+def _histogram(numbers: Mapping[str, Any]) -> Chart:
+    counts = numbers["histogram"]
+    edges = [number / len(counts) for number in range(len(counts) + 1)]
+    return Chart(
+        title="Overlap",
+        svg=charts.histogram(counts, edges, "IoU"),
+        caption="Of the most confident box of each picture with the true one; 1 is the very same.",
+    )
+
+
+def _classes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
+    """A table of the classes that something is known of; no section where there is none."""
     columns = [key for key in NAMES if any(row[key] is not None for row in rows)]
-    return Table(
+    if not columns:
+        return
+    table = Table(
         columns=["class", *(NAMES[key] for key in columns)],
         rows=[
             [row["class"], *(NAN if row[key] is None else row[key] for key in columns)]
             for row in rows
         ],
-        note="" if rows else "No true object is of a class of the weights.",
         bars=frozenset(n for n, key in enumerate(columns, start=1) if key != "pictures"),
     )
+    yield Section(title="Classes", tables=[table])
 
 
 def _notes(counts: Mapping[str, int], causes: Causes) -> Iterator[Section]:

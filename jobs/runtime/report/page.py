@@ -6,6 +6,7 @@ Text is escaped; what looks like a credential is blanked.
 """
 
 import base64
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -101,13 +102,23 @@ def page(
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    environment.filters |= {"data_uri": data_uri, "shorten": shorten, "number": number}
+    environment.filters |= {
+        "data_uri": data_uri,
+        "shorten": shorten,
+        "number": number,
+        "columns": columns,
+    }
     environment.tests["number"] = lambda cell: isinstance(cell, int | float)
     style = Markup((folder / "page.css").read_text())
     template = environment.get_template("page.html.jinja")
     return template.render(
         title=title, subtitle=subtitle, figures=figures, sections=sections, style=style
     ).encode()
+
+
+def columns(count: int, most: int) -> int:
+    """Columns, `most` at the most, in which so many tiles make rows that are nearly alike."""
+    return math.ceil(count / math.ceil(count / most))
 
 
 def redact(text: str) -> str:

@@ -17,6 +17,8 @@ SURE = 2.0
 """standard errors that a difference of losses must exceed"""
 FALLING = 0.02
 """part of the loss of chance by which the last epochs lowered that of a network that is not done"""
+DEVIATES = 1.959964
+"""standard deviations on both sides of a normal distribution's middle that hold 95 % of it"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
 SHARES = ("iou", "accuracy")
@@ -81,8 +83,29 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
     return Verdict(fit="fits", reason=sides)
 
 
-def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
-    """Put report/index.html; returns its URI."""
+def interval(share: float, count: int) -> tuple[float, float]:
+    """95 % confidence interval of a share that was seen on `count` images (Wilson 1927)."""
+    middle = (share + DEVIATES**2 / (2 * count)) / (1 + DEVIATES**2 / count)
+    variance = share * (1 - share) / count + DEVIATES**2 / (4 * count**2)
+    half = DEVIATES * math.sqrt(variance) / (1 + DEVIATES**2 / count)
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
+def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:
+    """On how little a share of `count` images rests, in words; they may be of fewer groups."""
+    low, high = interval(share, count)
+    digits = 0 if high - low > 0.02 else 2
+    told = (
+        f"The {name} rests on {count:,} images: on others like them it would be "
+        f"{100 * low:.{digits}f} to {100 * high:.{digits}f} % (95 % confidence)"
+    )
+    if num_groups:
+        told += f", or less sure still, for they are of {num_groups:,} groups"
+    return told + "."
+
+
+def write(run: Run, history: Sequence[Metrics], chance: float, rests: str = "") -> str:
+    """Put report/index.html; returns its URI. `rests` is said below the verdict."""
     best, verdict = best_of(history), judge(history, chance)
     figures = [
         Figure(
@@ -96,7 +119,7 @@ def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
     figures += [
         Figure(name="Best epoch", value=f"{best['epoch']:g}", note=f"of {len(history)}"),
         Figure(name="Speed", value=f"{history[-1]['images_per_s']:,.0f}/s", note="images"),
-        Figure(name="The network", value=verdict.fit, bad=verdict.fit != "fits"),
+        Figure(name="The network", value=verdict.fit, bad=verdict.fit.endswith("erfits")),
     ]
     curves = [_curve("loss", history)]
     curves += [_curve(name, history) for name in SHARES if name in best]
@@ -107,7 +130,7 @@ def write(run: Run, history: Sequence[Metrics], chance: float) -> str:
     rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
     table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
     sections = [
-        Section(title="Does it fit?", text=str(verdict), charts=curves),
+        Section(title="Does it fit?", text=f"{verdict} {rests}".strip(), charts=curves),
         Section(title="Epochs", tables=[table], folded=True),
         *about(run),
     ]
@@ -122,8 +145,15 @@ def _curve(name: str, history: Sequence[Metrics]) -> Chart:
     ]
     largest = max(max(one.y) for one in series)
     top = 1.0 if name in SHARES else _round_up(largest)
-    last = 5 * math.ceil(len(history) / 5)  # five whole steps
-    svg = charts.lines(series, "epoch", name, x_range=(0, last), y_range=(0, top), height=300)
+    svg = charts.lines(
+        series,
+        "epoch",
+        name,
+        x_range=(1, len(history)) if len(history) > 1 else (0, 2),
+        x_ticks=charts.count_ticks(len(history)),
+        y_range=(0, top),
+        height=300,
+    )
     return Chart(
         title=NAMES.get(name, name.capitalize()),
         svg=svg,

@@ -14,7 +14,7 @@ from dataclasses import replace
 from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources import files, parquet, series, uris, webdataset, wfdb
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.storage import Entry
+from jobs.runtime.storage import GLOB_CHARACTERS, Entry
 
 SAMPLES = "runs/make_samples"
 """where the default input of jobs lies"""
@@ -32,6 +32,10 @@ FORMATS = {
     "series": series,
     "wfdb": wfdb,
 }
+SHARD_SUFFIXES = (*parquet.SUFFIXES, *webdataset.SUFFIXES, *series.SUFFIXES)
+"""endings of files that hold many rows"""
+GIVES = {"series": "signals", "wfdb": "signals"}
+"""what the rows of a format are, where that is no matter of its files"""
 WITH_COLUMNS = ("parquet", "uris")
 """formats whose rows may have a column of groups, or of faces"""
 
@@ -69,8 +73,7 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     Raises ValueError where nothing is there or `auto` cannot tell.
     """
     if not entries:
-        made = "; `python -m jobs.make_samples` makes it" if SAMPLES in origin.uri else ""
-        raise ValueError(f"data.uri: nothing at {origin.uri}{made}")
+        raise ValueError(f"data.uri: {_why_empty(origin)}")
     shards = {
         "parquet": [e for e in entries if e.uri.endswith(parquet.SUFFIXES)],
         "webdataset": [e for e in entries if e.uri.endswith(webdataset.SUFFIXES)],
@@ -82,6 +85,7 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
     if format == "auto":
         format = _guess(origin, shards, images)
     _check_columns(origin, format)
+    _check_kind(origin, format, entries, images)
     if format == "files":
         return format, list(entries), Counter()
     chosen = shards["parquet" if format == "uris" else format]
@@ -89,6 +93,36 @@ def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], 
         raise ValueError(f"data.format: {format}, but no such file is at {origin.uri}")
     taken = {e.uri for e in chosen}
     return format, chosen, endings(e.uri for e in entries if e.uri not in taken)
+
+
+def _why_empty(origin: Origin) -> str:
+    """Why nothing was found, in words."""
+    if SAMPLES in origin.uri:
+        return f"nothing at {origin.uri}; `python -m jobs.make_samples` makes it"
+    if not GLOB_CHARACTERS.isdisjoint(origin.uri):
+        return f"no file matches {origin.uri}"
+    if origin.storage.find(origin.uri):
+        ignored = ", ".join(origin.source.ignore)
+        return f"{origin.uri} holds but files that data.ignore leaves out ({ignored})"
+    if origin.storage.is_folder(origin.uri):
+        return f"the folder {origin.uri} is empty"
+    return f"nothing at {origin.uri}: no such file or folder"
+
+
+def _check_kind(origin: Origin, format: str, entries: Sequence[Entry], images: int) -> None:
+    """Raise ValueError where every row would fail: the network is for another kind of data."""
+    gives = GIVES.get(format, origin.takes)
+    if origin.takes and gives != origin.takes:
+        raise ValueError(
+            f"data.uri: {origin.uri} holds {gives} ({format}); the network takes {origin.takes}"
+        )
+    if format == "files" and not images:
+        found = ", ".join(f"{n:,} {end}" for end, n in endings(e.uri for e in entries).items())
+        wanted = ", ".join(origin.source.suffixes or origin.suffixes)
+        raise ValueError(
+            f"data.uri: no file at {origin.uri} is of a kind that is read: there are {found}; "
+            f"accepted: {origin.takes or 'files'} ({wanted})"
+        )
 
 
 def _check_columns(origin: Origin, format: str) -> None:

@@ -78,6 +78,8 @@ class Origin:
     storage: Storage
     suffixes: tuple[str, ...] = IMAGE_SUFFIXES
     """endings of the files that the job's decoder reads"""
+    takes: str = ""
+    """what the job's network is for, in the plural; empty: no matter, or not known"""
 
     @property
     def uri(self) -> str:

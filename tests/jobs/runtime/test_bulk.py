@@ -326,7 +326,36 @@ def test_an_operator_that_loses_a_batch_ends_the_run(tmp_path: Path):
 def test_no_id_leads_its_picture_out_of_the_run_directory(parts: list[str]):
     """A tar may hold such names, where `--data.ignore` does not keep them out."""
     path = posixpath.normpath(f"/run/{image_name('x.tar#' + '/'.join(parts))}")
-    assert path.startswith("/run/images/x.tar#")
+    assert path.startswith("/run/images/x.tar/")
+
+
+WORDS = st.lists(st.sampled_from(["x", ".png", ".jpg", ".JPEG", "#", "/y", "%23", "%25"]))
+ENDS = st.sampled_from([".png", ".jpg", ".jpeg"])
+
+
+@given(st.sampled_from(["", "a.tar#", "c#"]), WORDS, ENDS, WORDS, ENDS)
+def test_pictures_of_two_rows_have_two_names(
+    shard: str, one: list[str], end: str, other: list[str], another: str
+):
+    ids = {f"{shard}x{''.join(one)}{end}", f"{shard}x{''.join(other)}{another}"}
+    assert len(set(map(image_name, ids))) == len(ids)
+
+
+@pytest.mark.parametrize(
+    ("id", "name"),
+    [
+        ("deep/x.jpg", "deep/x.jpg"),
+        ("x.JPEG", "x.JPEG"),
+        ("x.png", "x.png.jpg"),
+        ("x.png.jpg", "x.png.jpg.jpg"),
+        ("a.tar#b/000.jpg", "a.tar/b/000.jpg"),
+        ("train.parquet#7", "train.parquet/7.jpg"),
+        ("hash#1.jpg", "hash%231.jpg"),
+        ("2026.01.05.jpg", "2026.01.05.jpg"),
+    ],
+)
+def test_a_picture_is_named_after_its_row(id: str, name: str):
+    assert image_name(id) == f"images/{name}"
 
 
 @pytest.mark.parametrize(

@@ -220,7 +220,13 @@ def test_a_table_of_addresses_reads_each_wherever_it_lies(tmp_path: Path):
 @pytest.mark.parametrize(
     ("files", "options", "said"),
     [
-        ({}, {}, "nothing at"),
+        ({}, {}, "the folder .* is empty"),
+        ({".hidden": b""}, {}, "holds but files that data.ignore leaves out"),
+        (
+            {"a.npy": b"", "b.npy": b"", "c": b""},
+            {},
+            r"2 \.npy, 1 \(none\).*accepted: files \(.*jpg",
+        ),
         ({"a.jpg": b"", "b.tar": b""}, {}, "auto cannot tell"),
         ({"a.jpg": b""}, {"format": "webdataset"}, "no such file"),
     ],
@@ -231,6 +237,13 @@ def test_a_source_that_cannot_be_told_is_refused(
     write_tree(tmp_path, files)
     with pytest.raises(ValueError, match=said):
         rows_of(tmp_path, **options)
+
+
+def test_nothing_is_told_from_an_empty_folder(tmp_path: Path):
+    with pytest.raises(ValueError, match="nothing at .*absent: no such file or folder"):
+        rows_of(tmp_path / "absent")
+    with pytest.raises(ValueError, match=r"no file matches .*\*\.png"):
+        rows_of(tmp_path / "*.png")
 
 
 @pytest.mark.parametrize(

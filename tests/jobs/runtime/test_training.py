@@ -1,5 +1,7 @@
 """The parts of a training that need no network: which epoch is best, what is kept back, classes."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from jobs.runtime.checkpoints import best_of
 from jobs.runtime.examples import class_names, held_out, targets
 from jobs.runtime.learner import TrainingConfig, num_steps
-from jobs.runtime.training import TrainingResources
+from jobs.runtime.training import TrainingResources, decide_engine
 
 
 def epochs(*losses: float, error: float = 0.0) -> list[dict[str, float]]:
@@ -64,6 +66,29 @@ def test_targets_are_indices_of_the_classes():
 @pytest.mark.parametrize(("count", "steps"), [(64, 2), (127, 2), (130, 4), (5, 2)])
 def test_steps_are_whole_batches_of_every_epoch(count: int, steps: int):
     assert num_steps(count, TrainingConfig(epochs=2, batch_size=64)) == steps
+
+
+@pytest.mark.parametrize(
+    ("options", "rows", "engine"),
+    [
+        ({}, 9_999, "inline"),
+        ({}, 10_000, "ray"),
+        ({}, -1, "ray"),
+        ({"num_workers": 2}, 50, "ray"),
+        ({"gpus_per_worker": 0.5}, 50, "ray"),
+        ({"gpus_per_worker": 0}, 50, "inline"),
+        ({"engine": "ray"}, 50, "ray"),
+        ({"engine": "inline"}, 10**6, "inline"),
+    ],
+)
+def test_ray_is_started_where_it_repays_its_start(
+    options: dict[str, Any], rows: int, engine: str, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.delenv("RAY_ADDRESS", raising=False)
+    assert decide_engine(TrainingResources(**options), rows).engine == engine
+    monkeypatch.setenv("RAY_ADDRESS", "head:6379")
+    on_cluster = decide_engine(TrainingResources(**options), rows).engine
+    assert on_cluster == options.get("engine", "ray")
 
 
 def test_inline_engine_with_several_workers_is_refused():
