@@ -2,17 +2,20 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
+from tests.untrained import save_embedder
 from vision_ops.card import FIXED_SIZE_PX, Card
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.models import build, embedding_size
 from vision_ops.operators import OPERATORS
 from vision_ops.operators.classify import Classifier, ClassifierConfig
+from vision_ops.operators.embed_faces import FacesConfig
 from vision_ops.operators.localize import LocalizerConfig
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights.convert import Origin, convert
@@ -61,14 +64,22 @@ def localizer_maker(network: str) -> Callable[[dict[str, Path]], Operator]:
     return make
 
 
+def make_face_embedder(checkpoints: dict[str, Path]) -> Operator:
+    path = checkpoints["residual"].parent / "embedder.safetensors"
+    weights = save_embedder(path, 48, flip_sum=True)
+    config = FacesConfig(weights=weights, detector="none", crops=True)
+    return OPERATORS["embed_faces"](config)
+
+
 MAKERS: dict[str, Callable[[dict[str, Path]], Operator]] = {
     "classify": make_classifier,
+    "embed_faces": make_face_embedder,
     "localize": localizer_maker("localizer:residual"),
     "localize_cam": localizer_maker("residual"),
     "localize_detector": localizer_maker(DETECTOR),
 }
 """each operator of the dict, of localize with each kind of network"""
-assert {name.partition("_")[0] for name in MAKERS} == OPERATORS.keys()
+assert {name.removesuffix("_cam").removesuffix("_detector") for name in MAKERS} == OPERATORS.keys()
 
 
 def make_batch(rows: int, size: int = 48, seed: int = 0) -> Batch:
@@ -85,7 +96,16 @@ def assert_same(whole: Batch, parts: list[Batch]) -> None:
     assert all(part.keys() == whole.keys() for part in parts)
     for name, column in whole.items():
         together = np.concatenate([part[name] for part in parts])
-        assert np.array_equal(column, together), name
+        assert plain(column) == plain(together), name
+
+
+def plain(value: Any) -> Any:
+    """Arrays as lists, however deep."""
+    if isinstance(value, np.ndarray):
+        return [plain(each) for each in value] if value.dtype == object else value.tolist()
+    if isinstance(value, dict):
+        return {name: plain(each) for name, each in value.items()}
+    return [plain(each) for each in value] if isinstance(value, list) else value
 
 
 @pytest.fixture(scope="module", params=MAKERS)

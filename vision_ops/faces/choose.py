@@ -30,7 +30,9 @@ def choose(found: Sequence[Found], config: DetectorConfig) -> Faces:
     return Faces(boxes[kept].numpy(), landmarks[kept].numpy(), confidence[kept].clamp(0, 1).numpy())
 
 
-def in_picture(boxes: Tensor, landmarks: Tensor, across: float, down: float) -> tuple[Tensor, Tensor]:
+def in_picture(
+    boxes: Tensor, landmarks: Tensor, across: float, down: float
+) -> tuple[Tensor, Tensor]:
     """Boxes and points of a view in pixels of its picture; across and down as `View` has them."""
     return (
         boxes / boxes.new_tensor([across, down, across, down]),

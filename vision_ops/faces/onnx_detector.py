@@ -73,9 +73,7 @@ class OnnxDetector:
         if told.unit == "part":
             sides = torch.tensor([size[1], size[0]], dtype=torch.float32)
             boxes, landmarks = boxes * sides.repeat(2), landmarks * sides
-        boxes, landmarks = in_picture(
-            as_corners(boxes, told), landmarks, seen.across, seen.down
-        )
+        boxes, landmarks = in_picture(as_corners(boxes, told), landmarks, seen.across, seen.down)
         return boxes, landmarks, confidence[kept]
 
     def _check(self, path: str) -> tuple[int, int] | None:

@@ -2,7 +2,7 @@
 
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -145,27 +145,29 @@ def about(run: Run, **config: Any) -> list[Section]:
 
 
 def _figures(run: Run, summary: Summary) -> list[Figure]:
-    ok, failed = summary.counts["ok"], summary.counts["failed"]
+    figures = list(figures_of(run, summary.counts["ok"], summary.counts["failed"]))
+    if summary.labels:
+        figures.insert(3, Figure(name="Labels given", value=f"{len(summary.labels):,}"))
+    return figures
+
+
+def figures_of(run: Run, ok: int, failed: int) -> Iterator[Figure]:
+    """What every bulk run's page begins with: its rows, how long it took, what bound it."""
     read, manifest = ok + failed, run.manifest
     share = f"{failed / read:.2%} of all" if failed else "every image has its row"
-    figures = [
-        Figure(name="Images read", value=f"{read:,}"),
-        Figure(name="Ok", value=f"{ok:,}"),
-        Figure(name="Failed", value=f"{failed:,}", note=share, bad=failed > 0),
-    ]
-    if summary.labels:
-        figures.append(Figure(name="Labels given", value=f"{len(summary.labels):,}"))
+    yield Figure(name="Images read", value=f"{read:,}")
+    yield Figure(name="Ok", value=f"{ok:,}")
+    yield Figure(name="Failed", value=f"{failed:,}", note=share, bad=failed > 0)
     wall = (manifest.get("seconds") or {}).get("wall", 0)
     if wall:
         attempts = manifest.get("attempts", 1)
         note = "the last attempt" if attempts > 1 else ""
-        figures.append(Figure(name="Time", value=clock(wall), note=note))
+        yield Figure(name="Time", value=clock(wall), note=note)
         rate = manifest.get("rows_of_attempt", read) / wall
-        figures.append(Figure(name="Rate", value=f"{rate:,.0f}/s", note="images, start included"))
+        yield Figure(name="Rate", value=f"{rate:,.0f}/s", note="images, start included")
     if (bound := manifest.get("bound")) and wall >= BOUND_FROM_S:
         stage, _, share = bound.partition(", ")
-        figures.append(Figure(name="Bound by", value=stage, note=share))
-    return figures
+        yield Figure(name="Bound by", value=stage, note=share)
 
 
 def _labelled(summary: Summary, images: Mapping[str, bytes]) -> list[Section]:
