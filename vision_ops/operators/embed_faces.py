@@ -5,7 +5,7 @@ Light on purpose: drivers read it without torch. The work is done by `face_embed
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -61,6 +61,7 @@ class FacesConfig:
         return Canvas(longest_px=self.longest_px)
 
 
+@runtime_checkable
 class Embeds(Protocol):
     """What each operator of this kind is; `regrouped` fills batches from several calls' faces."""
 

@@ -11,9 +11,9 @@ from vision_ops.canvas import Canvas
 from vision_ops.faces import FacePreprocess, Faces, no_faces
 from vision_ops.faces.align import align, crop_matrices, template
 from vision_ops.faces.detect import make_detector
-from vision_ops.faces.embed import Embedder
+from vision_ops.faces.embed import Embedded, Embedder
 from vision_ops.faces.quality import judge
-from vision_ops.operators.embed_faces import Batch, FacesConfig, Finding
+from vision_ops.operators.embed_faces import Batch, FacesConfig, Finding, check_embedder
 from vision_ops.precision import PASS_SIZE
 
 Crops = UInt8[np.ndarray, "N S S 3"]
@@ -54,7 +54,8 @@ class FaceEmbedder:
     def __init__(self, config: FacesConfig, callers: int = 1) -> None:
         self.config = config
         self.embedder = Embedder(config.weights, callers=callers)
-        self.find = FINDERS[config.finding](config, self.embedder.preprocess)
+        face = check_embedder(self.embedder.card, config.weights)
+        self.find = FINDERS[config.finding](config, face)
 
     def __call__(self, batch: Batch) -> Batch:
         (result,) = self.regrouped(iter([batch]))
@@ -119,7 +120,7 @@ class _Ready:
         self.embedder = embedder
         self.crops: list[Crops] = []
         self.num_crops = 0
-        self.made: list[tuple[Float32[np.ndarray, "N E"], Float32[np.ndarray, N]]] = []
+        self.made: list[Embedded] = []
         self.num_made = 0
 
     def __len__(self) -> int:
@@ -144,13 +145,13 @@ class _Ready:
         self.num_made += count
         self.crops, self.num_crops = [crops[count:]], len(crops) - count
 
-    def take(self, count: int) -> tuple[Float32[np.ndarray, "N E"], Float32[np.ndarray, "N"]]:
+    def take(self, count: int) -> Embedded:
         """The next so many."""
         size = self.embedder.card.embedding_size
-        empty = (np.zeros((0, size), np.float32), np.zeros(0, np.float32))
+        empty = Embedded(np.zeros((0, size), np.float32), np.zeros(0, np.float32))
         embeddings, norms = (np.concatenate(parts) for parts in zip(empty, *self.made, strict=True))
-        self.made, self.num_made = [(embeddings[count:], norms[count:])], self.num_made - count
-        return embeddings[:count], norms[:count]
+        self.made, self.num_made = [Embedded(embeddings[count:], norms[count:])], self.num_made - count
+        return Embedded(embeddings[:count], norms[:count])
 
 
 class Cropped:
@@ -178,7 +179,7 @@ class Cropped:
             )
             for side in sides
         ]
-        return Found(faces, pixels, extents)
+        return Found(faces, pixels.copy(), extents)  # theirs are gone when the next come
 
 
 class Given:
