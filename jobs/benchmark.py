@@ -39,6 +39,7 @@ from jobs.runtime.sources import SLICE_ROWS
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import SampleSource, call_once, sample_of
+from vision_ops.card import check_names
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import ClassifierConfig
@@ -87,6 +88,7 @@ def main(config: Config) -> Run:
     """Measure, write metrics.json and the report, say the result, and return the run."""
     storage = Storage(config.storage)
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    check_names(weights.card, f"op.weights {config.op.weights}")
     same = identity(config, weights)
     begin = partial(Run.open, job="benchmark", config=config, identity=same, storage=storage)
     now = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime())

@@ -34,6 +34,7 @@ from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
+from vision_ops.card import check_names
 from vision_ops.draw import Drawn
 from vision_ops.operators.localize import LocalizerConfig, method_of
 from vision_ops.weights import Resolved, resolve
@@ -60,6 +61,7 @@ def main(config: Config) -> Run:
     storage = Storage(config.storage)
     # a wrong checkpoint fails here, not on forty machines
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    check_names(weights.card, f"op.weights {config.op.weights}")
     method = method_of(config.op, weights.card)
     origin = open_source(config.data, storage, config.decode, weights.card.preprocess)
     opened = Run.open(

@@ -34,6 +34,7 @@ from jobs.runtime.examples import Examples, class_names, refuse_unlabelled, targ
 from jobs.runtime.learner import Training, num_steps
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
+from vision_ops.card import check_names
 from vision_ops.learners.classify import ClassifierLearner, ClassifierLearnerConfig, check_start
 from vision_ops.weights import Resolved, resolve
 
@@ -50,6 +51,7 @@ def resolve_start(config: Config, storage: Storage) -> Resolved | None:
     if not name:
         return None
     found = resolve(name, storage.fetch, accept_licence=config.accept_licence)
+    check_names(found.card, f"model.weights {name}", "train_faces")
     if config.model.network:
         check_start(found.card, config.model)
     return found

@@ -32,6 +32,7 @@ from jobs.runtime.examples import Examples, targets
 from jobs.runtime.learner import Training, num_steps
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
+from vision_ops.card import check_names
 from vision_ops.learners.localize import LocalizerLearner, LocalizerLearnerConfig, check_start
 from vision_ops.losses.boxes import box_loss
 from vision_ops.preprocess import Preprocess
@@ -44,6 +45,7 @@ def main(config: Config) -> Run:
     if config.model.weights:
         fetch = Storage(config.storage).fetch
         start = resolve(config.model.weights, fetch, accept_licence=config.accept_licence)
+        check_names(start.card, f"model.weights {config.model.weights}", "train_faces")
         check_start(start.card, config.model)
     return train(config, TASK, start)
 

@@ -3,6 +3,8 @@
     python -m jobs.weights import --network torchvision:squeezenet1_1 --state X.pth \\
         --classes imagenet --transform imagenet --licence Apache-2.0 --out Y.safetensors
     python -m jobs.weights import --network onnx --state X.onnx --classes names.txt --out Y.onnx
+    python -m jobs.weights import --network mobilefacenet --state mobilefacenet.pt \\
+        --transform mobilefacenet --licence Apache-2.0 --out faces.safetensors
     python -m jobs.weights show Y.safetensors
     python -m jobs.weights verify Y.safetensors --sha256 2f9c…
     python -m jobs.weights pull timm:resnet50.a1_in1k
@@ -26,6 +28,8 @@ from jobs.runtime.command import run_command
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 from vision_ops.card import sha256_file
 from vision_ops.checkpoint import load_checkpoint
+from vision_ops.faces import FacePreprocess
+from vision_ops.faces.transforms import FACE_TRANSFORMS
 from vision_ops.models import logits_and_embeddings
 from vision_ops.models.detection import coco_classes
 from vision_ops.preprocess import Channels, Interpolation, Preprocess
@@ -34,10 +38,12 @@ from vision_ops.weights.convert import Origin, convert
 from vision_ops.weights.hub import imagenet_classes
 from vision_ops.weights.licence import UNKNOWN
 
-TRANSFORMS = {
+TRANSFORMS: dict[str, Preprocess] = {
     "imagenet": Preprocess(),
     "none": Preprocess(resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
+    **FACE_TRANSFORMS,
 }
+Transform = Literal["imagenet", "none", "arcface", "mobilefacenet", "sface", "adaface", "facenet"]
 Triple = tuple[float, float, float]
 
 
@@ -60,7 +66,9 @@ class Changes:
     channels: Channels | None = None
     """channel order; else RGB"""
     scale: float | None = None
-    """what a pixel of 0..255 is divided by first; else 255"""
+    """what a pixel of 0..255 is divided by first; else 255, sface 1"""
+    flip_sum: bool | None = None
+    """faces: add the embedding of the mirror image; else the transform's: mobilefacenet yes"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,16 +76,18 @@ class Import:
     """Make a checkpoint of a state file. Nothing is unpickled."""
 
     network: str
-    """cnn_224, cnn_cifar10, residual, torchvision:NAME, timm:NAME, module:function, or onnx"""
+    """cnn_224, cnn_cifar10, residual, torchvision:NAME, timm:NAME, module:function, or onnx; of
+    faces: mobilefacenet, iresnet18, iresnet34, iresnet50, iresnet100"""
     state: str
     """the state file: local path, s3:// or https://; .pth, .pt, .safetensors, .onnx"""
     out: str
     """the checkpoint to write, local path or s3:// URI: .safetensors, or .onnx for network onnx"""
-    classes: str
-    """class names in the order of the logits: imagenet, coco, a file with one a line, or a,b,c"""
-    transform: Literal["imagenet", "none"]
+    transform: Transform
     """how pictures become input; imagenet: resize 256, crop 224, its mean and std; none: squash to
-    224, 0..1"""
+    224, 0..1; the others are of aligned faces, see `vision_ops.faces.transforms`"""
+    classes: str = ""
+    """class names in the order of the logits: imagenet, coco, a file with one a line, or a,b,c;
+    empty for embedders of faces"""
     changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes()
     """where that does not fit"""
     activation: str = "relu"
@@ -162,7 +172,7 @@ def import_weights(config: Import) -> dict[str, str]:
     origin = Origin(
         network=config.network,
         activation=config.activation,
-        classes=read_classes(config.classes),
+        classes=read_classes(config.classes) if config.classes else (),
         preprocess=_preprocess(config),
         licence=config.licence,
         source=config.source or Path(config.state).name,
@@ -188,8 +198,8 @@ def verify(config: Verify) -> dict[str, str]:
     model, card = load_checkpoint(found.path, "cpu")
     with torch.inference_mode():
         zeros = torch.zeros(1, *card.preprocess.network_shape)
-        logits, embedding = logits_and_embeddings(model, zeros)
-    wanted = (1, len(card.classes)), (1, card.embedding_size)
+        logits, embedding = logits_and_embeddings(model, zeros, is_embedder=card.is_embedder)
+    wanted = (1, card.num_outputs), (1, card.embedding_size)
     if (tuple(logits.shape), tuple(embedding.shape)) != wanted:
         raise ValueError(
             f"{found.path}: gives {tuple(logits.shape)} and {tuple(embedding.shape)}, "
@@ -226,7 +236,10 @@ def read_classes(text: str) -> tuple[str, ...]:
 def _preprocess(config: Import) -> Preprocess:
     given = {field.name: getattr(config.changes, field.name) for field in fields(Changes)}
     changes = {name: value for name, value in given.items() if value is not None}
-    return replace(TRANSFORMS[config.transform], **changes)
+    preprocess = TRANSFORMS[config.transform]
+    if "flip_sum" in changes and not isinstance(preprocess, FacePreprocess):
+        raise ValueError(f"flip_sum: of faces, not of --transform {config.transform}")
+    return replace(preprocess, **changes)
 
 
 def _lines(found: Resolved) -> dict[str, str]:
@@ -236,7 +249,7 @@ def _lines(found: Resolved) -> dict[str, str]:
         "path": str(found.path),
         "sha256": found.sha256,
         "network": f"{card.network} ({card.activation})",
-        "classes": f"{len(card.classes)}: {shown}",
+        "classes": f"{len(card.classes)}: {shown}" if card.classes else "none",
         **card.preprocess.describe(),
         "embedding": f"{card.embedding_size} numbers",
         "licence": card.licence,

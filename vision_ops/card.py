@@ -26,11 +26,17 @@ CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
 LOCALIZER, DETECTOR = "localizer:", "torchvision_detection:"
 """begin the names of networks that say where: before the name of their encoder, of their kind"""
-FIXED_SIZE_PX = {"cnn_224": 224, "cnn_cifar10": 32, "fast_cifar10": 32}
+EMBEDDERS = ("mobilefacenet", "iresnet18", "iresnet34", "iresnet50", "iresnet100")
+"""networks of ours whose outputs are an embedding of a face"""
+FIXED_SIZE_PX = {
+    **{"cnn_224": 224, "cnn_cifar10": 32, "fast_cifar10": 32},
+    **dict.fromkeys(EMBEDDERS, 112),
+}
 """the networks of ours that take square pictures of one size only"""
 NUM_AXES = {
     **{"cnn_224": 2, "cnn_cifar10": 2, "fast_cifar10": 2, "residual": 2, "resnet20": 2},
     **{"convnet_1d": 1, "convnet_2d": 2, "convnet_3d": 3},
+    **dict.fromkeys(EMBEDDERS, 2),
 }
 """axes, beside channels, of what networks of ours take: 1 signals, 2 pictures, 3 volumes, clips"""
 CARD_FORMAT = 1
@@ -67,6 +73,11 @@ class Card:
         if self.embedding_size < (not isinstance(self.preprocess, Canvas)):
             raise ValueError(f"embedding_size {self.embedding_size}: must be at least 1")
         check_size(self.network, self.preprocess)
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether the outputs are the embedding of a face themselves, and name nothing."""
+        return isinstance(self.preprocess, FacePreprocess)
 
     @property
     def num_outputs(self) -> int:
@@ -106,6 +117,19 @@ def _check_clips(network: str, preprocess: Inputs) -> None:
     if kind == "clip" and not is_of_clips:
         would = f"; {CLIP_NETWORKS[0]}:{network} would" if of_pictures else ""
         raise ValueError(f"network {network}: takes no clips{would}")
+
+
+def check_names(card: Card, weights: str, job: str = "embed_faces") -> None:
+    """Raise ValueError where a network names no classes: of faces, an embedder or what finds them.
+
+    `weights` says where it comes from, field included; `job` wants it.
+    """
+    if not card.classes:
+        does = "embeds" if card.is_embedder else "finds"
+        raise ValueError(
+            f"{weights}: {card.network} {does} faces and names nothing; `python -m jobs.{job}` "
+            "is for it"
+        )
 
 
 def check_pixels(card: Card, preprocess: Preprocess, weights: str, name: str) -> None:

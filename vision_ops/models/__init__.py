@@ -1,6 +1,7 @@
 """Networks by name: ours, torchvision's, timm's, and any function that returns one.
 
     build("residual", num_classes=10)
+    build("mobilefacenet", 128), build("iresnet50", 512)    # of faces: E numbers, their embedding
     build("torchvision:resnet50", num_classes=1000)
     build("timm:resnet50", num_classes=1000)
     build("my_package.nets:tiny", num_classes=3)
@@ -11,10 +12,12 @@
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
-its head last), averaged over the positions where it is a map.
+its head last), averaged over the positions where it is a map. That of a face is what a network made
+for faces gives, see `logits_and_embeddings`.
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Protocol, runtime_checkable
 
 import torch
@@ -30,7 +33,9 @@ from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
 from vision_ops.models.detection import build_detector
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.feature_map import MapEncoder
+from vision_ops.models.iresnet import BLOCKS, IResNet
 from vision_ops.models.localizer import Localizer
+from vision_ops.models.mobilefacenet import MobileFaceNet
 from vision_ops.models.mtcnn import Mtcnn
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
@@ -47,6 +52,11 @@ NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "residual": Residual,
     "resnet20": Resnet20,
 }
+FACE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
+    "mobilefacenet": MobileFaceNet,
+    **{name: partial(IResNet, blocks) for name, blocks in BLOCKS.items()},
+}
+"""what takes aligned faces: their outputs are an embedding of so many numbers"""
 FACE_DETECTORS: dict[str, Callable[[], nn.Module]] = {
     f"{FACE_DETECTOR}mtcnn": Mtcnn,
     f"{FACE_DETECTOR}retinaface": RetinaFace,
@@ -93,9 +103,12 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if network in NETWORKS:
         return NETWORKS[network](num_classes, activation, channels)
     family, colon, name = network.partition(":")
+    if network in FACE_NETWORKS:
+        _refuse_changes(network, activation, channels)
+        return FACE_NETWORKS[network](num_classes)
     if not (colon and family and name):
         raise ValueError(
-            f"network {network!r}: not one of {', '.join(NETWORKS)}, "
+            f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
             "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these"
         )
@@ -107,10 +120,7 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if f"{family}:" == LOCALIZER:
         encoder = build(name, num_classes, activation, channels)
         return Localizer(MapEncoder(encoder, head_of(encoder)), num_classes)
-    if activation != "relu":
-        raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
-    if channels != 3:
-        raise ValueError(f"network {network}: takes 3 channels, the input has {channels}")
+    _refuse_changes(network, activation, channels)
     if family == "torchvision":
         return build_torchvision(name, num_classes)
     if family == "timm":
@@ -118,6 +128,13 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if f"{family}:" == DETECTOR:
         return build_detector(name, num_classes)
     return build_function(network, num_classes)
+
+
+def _refuse_changes(network: str, activation: str, channels: int) -> None:
+    if activation != "relu":
+        raise ValueError(f"activation {activation!r}: only {', '.join(NETWORKS)} can change it")
+    if channels != 3:
+        raise ValueError(f"network {network}: takes 3 channels, the input has {channels}")
 
 
 def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
@@ -129,9 +146,15 @@ def head_of(model: nn.Module) -> nn.Linear | nn.Conv2d:
 
 
 def logits_and_embeddings(
-    model: nn.Module, images: Float[Tensor, "B *input"]
+    model: nn.Module, images: Float[Tensor, "B *input"], *, is_embedder: bool = False
 ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B E"]]:
-    """Both in one forward pass; the embedding as the module says, not yet normalised."""
+    """Both in one forward pass; the embedding as the module says, not yet normalised.
+
+    What an embedder of faces gives is its embedding: both are that.
+    """
+    if is_embedder:
+        embedding = model(images)
+        return embedding, embedding
     if isinstance(model, GivesBoth):
         return model.logits_and_embeddings(images)
     seen: list[Tensor] = []

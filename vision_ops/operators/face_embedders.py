@@ -150,7 +150,10 @@ class _Ready:
         size = self.embedder.card.embedding_size
         empty = Embedded(np.zeros((0, size), np.float32), np.zeros(0, np.float32))
         embeddings, norms = (np.concatenate(parts) for parts in zip(empty, *self.made, strict=True))
-        self.made, self.num_made = [Embedded(embeddings[count:], norms[count:])], self.num_made - count
+        self.made, self.num_made = (
+            [Embedded(embeddings[count:], norms[count:])],
+            self.num_made - count,
+        )
         return Embedded(embeddings[:count], norms[:count])
 
 

@@ -2,7 +2,8 @@
 
 Candidates are timed while they are judged: on a sample of the run's own images, at least
 MIN_AGREEMENT of the top-1 labels must be those of fp32 over exactly decoded pixels, and embeddings,
-where they are kept, must have a mean cosine of MIN_COSINE with fp32's. Verdicts and compiled
+where they are kept, must have a mean cosine of MIN_COSINE with fp32's (those of faces, which have
+no labels, always). Verdicts and compiled
 networks are kept in a folder, by weights, machine, library versions and sample.
 """
 
@@ -84,12 +85,15 @@ class Trial:
     rate: float
     """images/s, all threads"""
     agreement: float
+    """of labels; 1 where there are none"""
     cosine: float
+    of_faces: bool = False
+    """it names nothing: its embeddings alone are judged"""
 
     def passes(self, request: Request) -> bool:
         """Whether it says what fp32 says."""
         true = self.agreement >= MIN_AGREEMENT
-        return true and (self.cosine >= MIN_COSINE or not request.embeddings)
+        return true and (self.cosine >= MIN_COSINE or not (request.embeddings or self.of_faces))
 
 
 def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
@@ -146,11 +150,13 @@ def untried(request: Request) -> tuple[Verdict, Path]:
 
 
 def _judged(candidate: Candidate, found: Outputs, rate: float, truth: Outputs) -> Trial:
+    of_faces = read_card(candidate.path).is_embedder
     return Trial(
         candidate=candidate,
         rate=rate,
-        agreement=agreement(found[0], truth[0]),
+        agreement=1.0 if of_faces else agreement(found[0], truth[0]),
         cosine=cosine(found[1], truth[1]),
+        of_faces=of_faces,
     )
 
 
@@ -265,6 +271,8 @@ def _best(request: Request, trials: Sequence[Trial], refused: dict[str, str]) ->
 
 
 def _shortfall(trial: Trial) -> str:
+    if trial.of_faces:
+        return f"embeddings have cosine {trial.cosine:.4f} with fp32's ({MIN_COSINE} wanted)"
     return (
         f"{trial.agreement:.2%} of the labels are those of fp32 ({MIN_AGREEMENT:.0%} wanted), "
         f"embeddings have cosine {trial.cosine:.4f} ({MIN_COSINE} wanted where they are kept)"
@@ -283,6 +291,7 @@ def _kept(
         agreement=best.agreement,
         cosine=best.cosine,
         judged=judged,
+        of_faces=best.of_faces,
         rates={trial.candidate.name: round(trial.rate, 1) for trial in trials},
         refused=refused,
         machine=machine(),

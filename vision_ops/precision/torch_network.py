@@ -13,6 +13,7 @@ from torch import nn
 from vision_ops.card import is_onnx
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
+from vision_ops.faces import FacePreprocess
 from vision_ops.models import in_fast_layout, logits_and_embeddings
 from vision_ops.normalize import normalize
 from vision_ops.precision import Outputs, Precision, full_passes, pass_size_of
@@ -55,7 +56,7 @@ class TorchNetwork:
         self.dtype = DTYPES[precision]
         self.back_end = "onnxruntime" if is_onnx(path) else "torch"
         self.model = in_fast_layout(model.to(self.dtype))
-        self.both: nn.Module = _Both(self.model)
+        self.both: nn.Module = _Both(self.model, self.card.is_embedder)
         if compiled:
             self.back_end = "torch compiled"
             self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
@@ -121,12 +122,13 @@ def keep_memory() -> None:
 class _Both(nn.Module):
     """Logits and embeddings as the outputs of one module, which torch.compile can hold."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: nn.Module, is_embedder: bool) -> None:
         super().__init__()
         self.model = model
+        self.is_embedder = is_embedder
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits_and_embeddings(self.model, images)
+        return logits_and_embeddings(self.model, images, is_embedder=self.is_embedder)
 
 
 class FromPixels(nn.Module):
@@ -134,7 +136,7 @@ class FromPixels(nn.Module):
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        self.both = _Both(model)
+        self.both = _Both(model, isinstance(preprocess, FacePreprocess))
         self.order = [2, 1, 0] if preprocess.channels == "BGR" else [0, 1, 2]
         std = torch.tensor(preprocess.std, dtype=torch.float64)
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)

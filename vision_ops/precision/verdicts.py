@@ -66,6 +66,8 @@ class Verdict:
     """mean over the judged images of the cosine to their fp32 embedding"""
     judged: int = 0
     """images that it was judged by; 0: none"""
+    of_faces: bool = False
+    """there are no labels: embeddings alone were judged"""
     rates: Mapping[str, float]
     """images/s of each candidate, on all threads of the process that tried"""
     refused: Mapping[str, str]
@@ -82,7 +84,9 @@ class Verdict:
     def __str__(self) -> str:
         tried = ", ".join(f"{name} {rate:,.0f}/s" for name, rate in self.rates.items())
         told = f"{self.precision} on {self.back_end}"
-        if self.judged:
+        if self.judged and self.of_faces:
+            told += f", cosine {self.cosine:.4f} with fp32 over {self.judged} faces"
+        elif self.judged:
             told += f", {self.agreement:.1%} of {self.judged} labels as fp32"
         return f"{told} ({tried})" if tried else told
 

@@ -22,7 +22,8 @@ from vision_ops.card import (
     write_whole,
 )
 from vision_ops.checkpoint import load_state, save_checkpoint
-from vision_ops.models import build, logits_and_embeddings
+from vision_ops.faces import FacePreprocess
+from vision_ops.models import build, head_of, logits_and_embeddings
 from vision_ops.models.external import AUXILIARY
 from vision_ops.preprocess import Preprocess
 
@@ -56,7 +57,7 @@ class Origin:
     activation: str = "relu"
     """of a network of ours"""
     classes: tuple[str, ...]
-    """class names, in the order of the logits"""
+    """class names, in the order of the logits; none of an embedder of faces"""
     preprocess: Preprocess
     """how pictures become the network's input"""
     licence: str
@@ -66,6 +67,14 @@ class Origin:
 
     def __post_init__(self) -> None:
         check_size(self.network, self.preprocess)
+        if bool(self.classes) == self.is_embedder:
+            told = "an embedder of faces has none" if self.classes else "none given"
+            raise ValueError(f"classes {self.classes[:5]}: {told}")
+
+    @property
+    def is_embedder(self) -> bool:
+        """Whether the network's outputs are the embedding of a face."""
+        return isinstance(self.preprocess, FacePreprocess)
 
 
 def convert(state_path: Path, origin: Origin, out: Path) -> Card:
@@ -76,9 +85,10 @@ def convert(state_path: Path, origin: Origin, out: Path) -> Card:
     """
     if origin.network == "onnx":
         return _convert_onnx(state_path, origin, out)
-    with torch.random.fork_rng(devices=[]):
-        model = build(origin.network, len(origin.classes), origin.activation)
     state = _renamed(read_state(state_path), origin.network)
+    num_outputs = len(origin.classes) or _embedding_size(origin, state, state_path)
+    with torch.random.fork_rng(devices=[]):
+        model = build(origin.network, num_outputs, origin.activation)
     if origin.network.startswith(DETECTOR):
         state = _with_counts_of(model, state)
     load_state(model, state, str(state_path))
@@ -142,6 +152,17 @@ def _renamed(state: dict[str, Tensor], network: str) -> dict[str, Tensor]:
     return {OLD_DENSENET.sub(r"\1\2", key): value for key, value in state.items()}
 
 
+def _embedding_size(origin: Origin, state: dict[str, Tensor], state_path: Path) -> int:
+    """How many numbers an embedder's last layer gives, by its state. Raises ValueError."""
+    with torch.device("meta"):
+        model = build(origin.network, 1, origin.activation)
+    head = head_of(model)
+    name = next(name for name, layer in model.named_modules() if layer is head)
+    if f"{name}.weight" not in state:
+        raise ValueError(f"{state_path}: not of {origin.network}: has no {name}.weight")
+    return state[f"{name}.weight"].shape[0]
+
+
 def _with_counts_of(model: nn.Module, state: dict[str, Tensor]) -> dict[str, Tensor]:
     """A detector's state with the counts of batches that the network's norms have, and no other.
 
@@ -164,13 +185,15 @@ def _card(model: nn.Module, origin: Origin, state_path: Path) -> Card:
     zeros = torch.zeros(1, *preprocess.network_shape)
     try:
         with torch.inference_mode():
-            logits, embedding = logits_and_embeddings(model.eval(), zeros)
+            logits, embedding = logits_and_embeddings(
+                model.eval(), zeros, is_embedder=origin.is_embedder
+            )
     except (RuntimeError, AssertionError) as wrong:  # torch's and timm's words for a wrong size
         raise ValueError(
             f"{origin.network} does not take pictures of "
             f"{preprocess.height_px} x {preprocess.width_px} (height x width): {wrong}"
         ) from wrong
-    if logits.shape != (1, len(origin.classes)):
+    if logits.shape != (1, len(origin.classes) or embedding.shape[1]):
         raise ValueError(
             f"{state_path}: gives {tuple(logits.shape[1:])} numbers for a picture, "
             f"and there are {len(origin.classes)} classes"
