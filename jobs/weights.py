@@ -5,12 +5,15 @@
     python -m jobs.weights import --network onnx --state X.onnx --classes names.txt --out Y.onnx
     python -m jobs.weights import --network mobilefacenet --state mobilefacenet.pt \\
         --transform mobilefacenet --licence Apache-2.0 --out faces.safetensors
+    python -m jobs.weights import --network face_detector:mtcnn --state pnet.pt,rnet.pt,onet.pt \\
+        --licence MIT --out mtcnn.safetensors
     python -m jobs.weights show Y.safetensors
     python -m jobs.weights verify Y.safetensors --sha256 2f9c…
     python -m jobs.weights pull timm:resnet50.a1_in1k
+    python -m jobs.weights pull yunet
 
 reads    a state file (.pth, .pt, .safetensors, .onnx), or weights by name: a checkpoint's path,
-         s3://…, https://…, torchvision:NAME[/WEIGHTS], timm:NAME[.TAG]
+         s3://…, https://…, torchvision:NAME[/WEIGHTS], timm:NAME[.TAG], yunet, sface
 
 writes   import: one checkpoint, weights and card in one file; pull: the cache ($ARGUS_CACHE)
 """
@@ -26,15 +29,21 @@ import tyro
 
 from jobs.runtime.command import run_command
 from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.card import sha256_file
+from vision_ops.card import Card, sha256_file
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.faces import FacePreprocess
+from vision_ops.faces import FACE_DETECTOR, FacePreprocess
 from vision_ops.faces.transforms import FACE_TRANSFORMS
 from vision_ops.models import logits_and_embeddings
 from vision_ops.models.detection import coco_classes
 from vision_ops.preprocess import Channels, Interpolation, Preprocess
 from vision_ops.weights import Resolved, resolve
 from vision_ops.weights.convert import Origin, convert
+from vision_ops.weights.face_detectors import (
+    MTCNN_PARTS,
+    check_detector,
+    convert_detector,
+    suffix_of,
+)
 from vision_ops.weights.hub import imagenet_classes
 from vision_ops.weights.licence import UNKNOWN
 
@@ -43,7 +52,9 @@ TRANSFORMS: dict[str, Preprocess] = {
     "none": Preprocess(resize_px=0, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)),
     **FACE_TRANSFORMS,
 }
-Transform = Literal["imagenet", "none", "arcface", "mobilefacenet", "sface", "adaface", "facenet"]
+Transform = Literal[
+    "imagenet", "none", "arcface", "mobilefacenet", "sface", "adaface", "facenet", ""
+]
 Triple = tuple[float, float, float]
 
 
@@ -76,18 +87,21 @@ class Import:
     """Make a checkpoint of a state file. Nothing is unpickled."""
 
     network: str
-    """cnn_224, cnn_cifar10, residual, torchvision:NAME, timm:NAME, module:function, or onnx; of
-    faces: mobilefacenet, iresnet18, iresnet34, iresnet50, iresnet100"""
+    """cnn_224, cnn_cifar10, residual, torchvision:NAME, timm:NAME, module:function, onnx; of faces
+    mobilefacenet, iresnet18, iresnet34, iresnet50, iresnet100; what finds faces:
+    face_detector:mtcnn, :retinaface, :yunet, :onnx:FORMAT"""
     state: str
-    """the state file: local path, s3:// or https://; .pth, .pt, .safetensors, .onnx"""
+    """the state file: local path, s3:// or https://; .pth, .pt, .safetensors, .onnx; of mtcnn
+    three of them, a,b,c, or their folder"""
     out: str
-    """the checkpoint to write, local path or s3:// URI: .safetensors, or .onnx for network onnx"""
-    transform: Transform
-    """how pictures become input; imagenet: resize 256, crop 224, its mean and std; none: squash to
-    224, 0..1; the others are of aligned faces, see `vision_ops.faces.transforms`"""
+    """the checkpoint to write, local path or s3:// URI: .safetensors; .onnx for what is ONNX"""
     classes: str = ""
     """class names in the order of the logits: imagenet, coco, a file with one a line, or a,b,c;
-    empty for embedders of faces"""
+    none where the network finds or embeds faces"""
+    transform: Transform = ""
+    """how pictures become input; imagenet: resize 256, crop 224, its mean and std; none: squash to
+    224, 0..1; the others are of aligned faces, see `vision_ops.faces.transforms`; left out where
+    the network finds faces"""
     changes: Annotated[Changes, tyro.conf.arg(name="")] = Changes()
     """where that does not fit"""
     activation: str = "relu"
@@ -101,6 +115,18 @@ class Import:
 
     def __post_init__(self) -> None:
         suffix = ".onnx" if self.network == "onnx" else ".safetensors"
+        if self.network.startswith(FACE_DETECTOR):
+            suffix = suffix_of(self.network)
+            if self.classes or self.transform or self.changes != Changes():
+                raise ValueError(f"network {self.network}: takes no classes and no transform")
+        elif not self.transform:
+            raise ValueError(
+                f"network {self.network}: needs --transform, one of {', '.join(TRANSFORMS)}"
+            )
+        elif not (self.classes or self.transform in FACE_TRANSFORMS):
+            raise ValueError(
+                f"network {self.network}: needs --classes (names in the order of the logits)"
+            )
         if not self.out.endswith(suffix):
             raise ValueError(f"out {self.out}: must end in {suffix} for network {self.network}")
 
@@ -165,24 +191,40 @@ def main(config: Import | Show | Verify | Pull) -> None:
 def import_weights(config: Import) -> dict[str, str]:
     """Write the checkpoint; returns what `show` would say of it."""
     storage, out = Storage(config.storage), absolute(config.out)
-    try:
-        state_path = storage.fetch(config.state)
-    except OSError as absent:
-        raise ValueError(f"state {config.state}: cannot be read ({absent})") from absent
-    origin = Origin(
-        network=config.network,
-        activation=config.activation,
-        classes=read_classes(config.classes) if config.classes else (),
-        preprocess=_preprocess(config),
-        licence=config.licence,
-        source=config.source or Path(config.state).name,
-    )
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / Path(out).name
-        card = convert(state_path, origin, made)
+        if config.network.startswith(FACE_DETECTOR):
+            card = _import_detector(config, storage, made)
+        else:
+            origin = Origin(
+                network=config.network,
+                activation=config.activation,
+                classes=read_classes(config.classes) if config.classes else (),
+                preprocess=_preprocess(config),
+                licence=config.licence,
+                source=config.source or Path(config.state).name,
+            )
+            card = convert(_state(config.state, storage), origin, made)
         sha256 = sha256_file(made)
         storage.put(out, made.read_bytes())
     return _lines(Resolved(path=Path(config.out), card=card, sha256=sha256, source=config.out))
+
+
+def _import_detector(config: Import, storage: Storage, made: Path) -> Card:
+    """One state, several with commas between, or all of a folder."""
+    if (folder := Path(config.state)).is_dir():
+        states = [p for n in MTCNN_PARTS for p in sorted(folder.iterdir()) if n in p.name]
+    else:
+        states = [_state(each.strip(), storage) for each in config.state.split(",")]
+    source = config.source or ", ".join(path.name for path in states)
+    return convert_detector(config.network, states, config.licence, source, made)
+
+
+def _state(uri: str, storage: Storage) -> Path:
+    try:
+        return storage.fetch(uri)
+    except OSError as absent:
+        raise ValueError(f"state {uri}: cannot be read ({absent})") from absent
 
 
 def show(config: Show) -> dict[str, str]:
@@ -195,6 +237,10 @@ def verify(config: Verify) -> dict[str, str]:
     found = resolve(config.name, Storage(config.storage).fetch, accept_licence=True)
     if config.sha256 and found.sha256 != config.sha256.lower():
         raise ValueError(f"sha256 {config.sha256}: {found.path} has {found.sha256}")
+    stated = ", sha256 as stated" if config.sha256 else ""
+    if found.card.network.startswith(FACE_DETECTOR):
+        check_detector(found.path)
+        return _lines(found) | {"verified": f"loads, looks for faces in a grey picture{stated}"}
     model, card = load_checkpoint(found.path, "cpu")
     with torch.inference_mode():
         zeros = torch.zeros(1, *card.preprocess.network_shape)
@@ -207,7 +253,6 @@ def verify(config: Verify) -> dict[str, str]:
         )
     if not (logits.isfinite().all() and embedding.isfinite().all()):
         raise ValueError(f"{found.path}: gives numbers that are not finite")
-    stated = ", sha256 as stated" if config.sha256 else ""
     return _lines(found) | {"verified": f"loads strictly, runs one picture of zeros{stated}"}
 
 
@@ -234,6 +279,7 @@ def read_classes(text: str) -> tuple[str, ...]:
 
 
 def _preprocess(config: Import) -> Preprocess:
+    assert config.transform  # by Import
     given = {field.name: getattr(config.changes, field.name) for field in fields(Changes)}
     changes = {name: value for name, value in given.items() if value is not None}
     preprocess = TRANSFORMS[config.transform]
@@ -251,17 +297,12 @@ def _lines(found: Resolved) -> dict[str, str]:
         "network": f"{card.network} ({card.activation})",
         "classes": f"{len(card.classes)}: {shown}" if card.classes else "none",
         **card.preprocess.describe(),
-        "embedding": f"{card.embedding_size} numbers",
+        "embedding": f"{card.embedding_size} numbers" if card.embedding_size else "none",
         "licence": card.licence,
         "source": card.source,
         "parent": card.parent or "none",
     }
 
 
-def parse(arguments: list[str]) -> Import | Show | Verify | Pull:
-    """The options of the command line."""
-    return tyro.cli(Config, args=arguments, prog="python -m jobs.weights", description=__doc__)
-
-
 if __name__ == "__main__":
-    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])
+    run_command(main, tyro.cli(Config, prog="python -m jobs.weights", description=__doc__))

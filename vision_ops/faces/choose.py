@@ -9,8 +9,9 @@ from torchvision.ops import nms
 
 from vision_ops.faces import Faces
 from vision_ops.faces.detect import DetectorConfig
+from vision_ops.faces.passes import View
 
-Found = tuple[Float[Tensor, "N 4"], Float[Tensor, "N 5 2"], Float[Tensor, "N"]]
+Found = tuple[Float[Tensor, "_ 4"], Float[Tensor, "_ 5 2"], Float[Tensor, "_"]]
 """boxes, landmarks and confidence of one picture, in its pixels"""
 
 
@@ -21,7 +22,9 @@ def choose(found: Sequence[Found], config: DetectorConfig) -> Faces:
     """
     if not found:
         found = [(torch.zeros(0, 4), torch.zeros(0, 5, 2), torch.zeros(0))]
-    boxes, landmarks, confidence = (torch.cat(parts).float().cpu() for parts in zip(*found))
+    boxes, landmarks, confidence = (
+        torch.cat(parts).float().cpu() for parts in zip(*found, strict=True)
+    )
     longer = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1)
     good = (confidence >= config.min_confidence) & (longer >= config.min_face_px)
     good &= boxes.isfinite().all(dim=1)
@@ -31,10 +34,9 @@ def choose(found: Sequence[Found], config: DetectorConfig) -> Faces:
 
 
 def in_picture(
-    boxes: Tensor, landmarks: Tensor, across: float, down: float
-) -> tuple[Tensor, Tensor]:
-    """Boxes and points of a view in pixels of its picture; across and down as `View` has them."""
-    return (
-        boxes / boxes.new_tensor([across, down, across, down]),
-        landmarks / landmarks.new_tensor([across, down]),
-    )
+    seen: View, boxes: Float[Tensor, "N 4"], points: Float[Tensor, "N 5 2"], confidence: Tensor
+) -> Found:
+    """What was found in a view, in pixels of its picture, less what is too large to be trusted."""
+    kept = (boxes[:, 2:] - boxes[:, :2]).amax(dim=1) <= seen.largest_px
+    ratio = boxes.new_tensor([seen.across, seen.down])
+    return boxes[kept] / ratio.repeat(2), points[kept] / ratio, confidence[kept]

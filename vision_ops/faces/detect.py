@@ -7,7 +7,7 @@ Light on purpose: drivers read it without torch. The detectors themselves are in
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, get_args
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from jaxtyping import UInt8
 from numpy import ndarray
@@ -17,7 +17,6 @@ from vision_ops.card import Card, read_card
 from vision_ops.faces import FACE_DETECTOR, Faces
 
 DetectorKind = Literal["mtcnn", "retinaface", "yunet", "onnx"]
-ONE_SCALE = (1.0,)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,18 +25,15 @@ class DetectorConfig:
 
     weights: str = "yunet"
     """checkpoint of a detector of faces, or a name that `jobs.weights pull` knows"""
-    min_confidence: float = 0.7
+    min_confidence: float = 0.8
     """faces below are left out, 0..1; what it is a probability of differs between detectors"""
     min_face_px: float = 20.0
-    """faces whose box has a longer side below are left out; mtcnn does not search for them: half
-    the pixels, four times the work"""
+    """faces whose box has a longer side below are not searched for: half of it is four times the
+    work (but for ONNX files of one size)"""
     max_faces: int = 1000
     """the most confident faces of a picture that are kept"""
     iou: float = 0.4
     """of two boxes whose intersection over union is above, the less confident is left out, 0..1"""
-    scales: tuple[float, ...] = ONE_SCALE
-    """at what parts of its size a picture is looked at; 2 finds smaller faces, 0.5 is four times
-    faster and finds those that fill the picture (of yunet's up to 300 px); mtcnn has its own"""
 
     def __post_init__(self) -> None:
         if not 0 < self.min_confidence < 1:
@@ -48,12 +44,9 @@ class DetectorConfig:
             raise ValueError(f"max_faces {self.max_faces}: must be at least 1")
         if not 0 < self.iou < 1:
             raise ValueError(f"iou {self.iou}: must be between 0 and 1")
-        if not self.scales or len(set(self.scales)) != len(self.scales):
-            raise ValueError(f"scales {self.scales}: at least one, none twice")
-        if not all(0.05 <= scale <= 8 for scale in self.scales):
-            raise ValueError(f"scales {self.scales}: must be 0.05..8")
 
 
+@runtime_checkable
 class Detector(Protocol):
     """What each of them is. May be called by several threads."""
 
@@ -67,20 +60,15 @@ class Detector(Protocol):
 
 
 def kind_of_detector(config: DetectorConfig, card: Card) -> DetectorKind:
-    """Which detector a card is of. Raises ValueError where it is of none, or lacks an option."""
-    family, _, kind = card.network.partition(":")
-    if f"{family}:" != FACE_DETECTOR or kind not in get_args(DetectorKind):
+    """Which detector a card is of. Raises ValueError where it is of none."""
+    kinds: dict[str, DetectorKind] = {f"{FACE_DETECTOR}{k}": k for k in get_args(DetectorKind)}
+    if card.network not in kinds:
         raise ValueError(
-            f"weights {config.weights}: {card.network} finds no faces; "
-            f"{', '.join(FACE_DETECTOR + each for each in get_args(DetectorKind))} do"
+            f"weights {config.weights}: {card.network} finds no faces; {', '.join(kinds)} do"
         )
     if not isinstance(card.preprocess, Canvas):
         raise ValueError(f"weights {config.weights}: a detector's card says canvas, not pictures")
-    if kind == "mtcnn" and config.scales != ONE_SCALE:
-        raise ValueError(
-            f"scales {config.scales}: mtcnn looks at every scale down to min_face_px; leave it out"
-        )
-    return kind
+    return kinds[card.network]
 
 
 def make_detector(config: DetectorConfig, path: str | Path) -> Detector:

@@ -16,7 +16,7 @@ from torchvision.ops import nms, roi_align
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
 from vision_ops.faces import Faces
-from vision_ops.faces.choose import choose, in_picture
+from vision_ops.faces.choose import choose
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.passes import Picture, Scaling, View, pass_size_on, passes, tensor_of, view
 from vision_ops.models.mtcnn import O_WINDOW, P_STRIDE, P_WINDOW, R_WINDOW, Mtcnn
@@ -84,13 +84,12 @@ class MtcnnDetector:
         views = [
             view(k, picture, scale)
             for k, picture in enumerate(images)
-            for scale in pyramid(*picture.shape[:2], self.config.min_face_px)
+            for scale in pyramid(picture.shape[0], picture.shape[1], self.config.min_face_px)
         ]
         found: list[list[Windows]] = [[] for _ in images]
         for part, rows in passes(views, MULTIPLE, self.pass_size, SCALING, self.device):
-            answers = self.networks.pnet(rows)
-            for each, *answer in zip(part, *answers, strict=False):
-                found[each.image].append(read_map(each, *answer))
+            for each, *maps in zip(part, *self.networks.pnet(rows), strict=False):
+                found[each.image].append(read_map(each, maps[0], maps[1]))
         return squared(suppressed(joined([part for parts in found for part in parts]), IOU))
 
     def _judge(
@@ -133,7 +132,7 @@ def read_map(
     row, column = (inside >= LEAST[0]).nonzero(as_tuple=True)
     corner = torch.stack([column, row], dim=1).float() * P_STRIDE
     boxes = torch.cat([corner, corner + P_WINDOW], dim=1)
-    boxes, _ = in_picture(boxes, boxes.new_zeros(0, 5, 2), seen.across, seen.down)
+    boxes = boxes / boxes.new_tensor([seen.across, seen.down]).repeat(2)
     found = Windows(torch.full_like(row, seen.image).cpu(), boxes.cpu(), inside[row, column].cpu())
     kept = nms(found.boxes, found.confidence, IOU_LEVEL)
     moved = calibrated(found, offsets[:, row, column].T.cpu())

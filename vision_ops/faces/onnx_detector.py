@@ -12,17 +12,21 @@ from vision_ops.faces import Faces
 from vision_ops.faces.choose import Found, choose, in_picture
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.onnx_format import FORMAT_KEY, OnnxFormat, format_from_json
-from vision_ops.faces.passes import Picture, Scaling, View, passes, view
+from vision_ops.faces.passes import Picture, Scaling, View, octaves, passes, view
 from vision_ops.models.onnx_file import open_session, read_metadata
 
 CPU = torch.device("cpu")
+MULTIPLE = 32
+"""of both sides of what goes through a file that takes any size"""
+FACES_PX = (16, 256)
+"""that such a file finds well"""
 
 
 class OnnxDetector:
     """A `Detector`; `OnnxFormat` in the file says what its outputs mean.
 
-    Where the file takes one size, `scales` are parts of that size: below 1 a picture is made
-    smaller than it could be, above 1 is refused. Without landmarks these are not numbers.
+    Where the file takes one size a picture is looked at once, as large as it fits; else at sizes
+    that halve. Landmarks are not numbers where it gives none.
     """
 
     def __init__(self, config: DetectorConfig, path: str | Path) -> None:
@@ -36,28 +40,26 @@ class OnnxDetector:
 
     def __call__(self, images: Sequence[Picture]) -> list[Faces]:
         """The faces of each picture."""
-        views = [
-            self._view(k, picture, scale)
-            for k, picture in enumerate(images)
-            for scale in self.config.scales
-        ]
+        views = self._views(images)
         told = self.format
-        scaling = Scaling(mean=(told.mean,) * 3, std=told.std, channels=told.channels)
+        scaling = Scaling(
+            mean=(told.mean, told.mean, told.mean), std=told.std, channels=told.channels
+        )
         found: list[list[Found]] = [[] for _ in images]
-        for (seen,), rows in passes(views, self.size or told.multiple, 1, scaling, CPU):
+        for (seen,), rows in passes(views, self.size or MULTIPLE, 1, scaling, CPU):
             answers = self.ask(rows.contiguous().numpy())
             found[seen.image].append(self._read(seen, rows.shape[-2:], *answers))
         return [choose(each, self.config) for each in found]
 
     def ask(self, rows: Float32[np.ndarray, "1 3 H W"]) -> list[np.ndarray]:
         """The outputs that the format names: scores, boxes and, where there are, landmarks."""
-        return self.session.run(self.outputs, {self.input: rows})
+        return [np.asarray(x) for x in self.session.run(self.outputs, {self.input: rows})]
 
-    def _view(self, image: int, picture: Picture, scale: float) -> View:
+    def _views(self, images: Sequence[Picture]) -> list[View]:
         if not self.size:
-            return view(image, picture, scale)
-        height, width = picture.shape[:2]
-        return view(image, picture, scale * min(self.size[0] / height, self.size[1] / width))
+            return octaves(images, self.config.min_face_px, FACES_PX)
+        scales = [min(self.size[0] / p.shape[0], self.size[1] / p.shape[1]) for p in images]
+        return [view(k, p, s) for k, (p, s) in enumerate(zip(images, scales, strict=True))]
 
     def _read(
         self, seen: View, size: Sequence[int], scores: np.ndarray, *maps: np.ndarray
@@ -73,8 +75,7 @@ class OnnxDetector:
         if told.unit == "part":
             sides = torch.tensor([size[1], size[0]], dtype=torch.float32)
             boxes, landmarks = boxes * sides.repeat(2), landmarks * sides
-        boxes, landmarks = in_picture(as_corners(boxes, told), landmarks, seen.across, seen.down)
-        return boxes, landmarks, confidence[kept]
+        return in_picture(seen, as_corners(boxes, told), landmarks, confidence[kept])
 
     def _check(self, path: str) -> tuple[int, int] | None:
         """Find input and outputs; the size (H, W) that it takes, None: any. Raises ValueError."""
@@ -90,11 +91,6 @@ class OnnxDetector:
         whole = [side for side in sides if isinstance(side, int) and side > 0]
         if len(whole) == 1:
             raise ValueError(f"{path}: takes {inputs[0].shape}; one size, or any")
-        if whole and max(self.config.scales) > 1:
-            raise ValueError(
-                f"scales {self.config.scales}: {path} takes pictures of {whole[0]} x {whole[1]} "
-                "only; at most 1"
-            )
         return (whole[0], whole[1]) if whole else None
 
 

@@ -42,8 +42,6 @@ class OnnxFormat:
     """divided by afterwards"""
     channels: Channels = "RGB"
     """order of channels"""
-    multiple: int = 32
-    """where it takes any size: of what both sides must be multiples"""
 
     def __post_init__(self) -> None:
         for name, accepted in (("corners", Corners), ("unit", Unit), ("channels", Channels)):
@@ -51,8 +49,8 @@ class OnnxFormat:
                 raise ValueError(f"{name} {value!r}: not one of {', '.join(get_args(accepted))}")
         if not (self.scores and self.boxes):
             raise ValueError("scores and boxes: names of outputs, not empty")
-        if not self.std > 0 or self.multiple < 1:
-            raise ValueError(f"std {self.std}, multiple {self.multiple}: must be positive")
+        if not self.std > 0:
+            raise ValueError(f"std {self.std}: must be positive")
 
 
 FORMATS = {

@@ -5,8 +5,9 @@ are missing left empty. On one shape a network gives the same bits for a picture
 in the pass and whatever stands beside it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -47,11 +48,31 @@ class View:
     """pixels of the view in one of the picture, along x"""
     down: float
     """along y"""
+    largest_px: float = math.inf
+    """longer side of a face, in the view, that is found here: larger ones are at a coarser view"""
 
 
 def pass_size_on(device: torch.device) -> int:
     """Pictures in one pass."""
     return PASS_SIZES.get(device.type, GPU_PASS_SIZE)
+
+
+def octaves(images: Sequence[Picture], min_face_px: float, faces_px: tuple[int, int]) -> list[View]:
+    """Each picture at sizes that halve, for a network that knows faces of so many pixels.
+
+    The first shows the smallest face that is asked for as large as the smallest that the network
+    knows, the last is at most twice the largest. Each but the last finds faces up to the largest
+    only, as in SNIP (Singh and Davis 2018): parts of larger ones look like faces.
+    """
+    smallest, largest = faces_px
+    found = []
+    for image, picture in enumerate(images):
+        scale = smallest / min_face_px
+        while max(picture.shape[:2]) * scale > 2 * largest:
+            found.append(replace(view(image, picture, scale), largest_px=largest))
+            scale /= 2
+        found.append(view(image, picture, scale))
+    return found
 
 
 def view(image: int, picture: Picture, scale: float) -> View:
@@ -66,7 +87,7 @@ def view(image: int, picture: Picture, scale: float) -> View:
     )
 
 
-def resized(picture: Picture, height: int, width: int) -> Picture:
+def resized(picture: Picture, height: int, width: int) -> UInt8[np.ndarray, "{height} {width} 3"]:
     """A picture at another size, within a grey level of doing it in float32."""
     if picture.shape[:2] == (height, width):
         return picture

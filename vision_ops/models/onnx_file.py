@@ -98,12 +98,18 @@ def read_metadata(path: Path) -> dict[str, str]:
     return {entry.key: entry.value for entry in _read(path).metadata_props}
 
 
-def with_metadata(path: Path, key: str, value: str) -> bytes:
-    """An ONNX file's bytes with one key-value pair set. Raises ValueError."""
+def with_metadata(path: Path, entries: dict[str, str]) -> bytes:
+    """An ONNX file's bytes with some key-value pairs set. Raises ValueError."""
     model = _read(path)
-    kept = {entry.key: entry.value for entry in model.metadata_props} | {key: value}
+    kept = {entry.key: entry.value for entry in model.metadata_props} | entries
     onnx.helper.set_model_props(model, kept)
     return model.SerializeToString(deterministic=True)
+
+
+def weights_are_finite(path: Path) -> bool:
+    """Whether every number that an ONNX file holds is one. Raises ValueError."""
+    tensors = map(onnx.numpy_helper.to_array, _read(path).graph.initializer)
+    return all(np.isfinite(each).all() for each in tensors if each.dtype.kind == "f")
 
 
 def _read(path: Path) -> onnx.ModelProto:

@@ -4,9 +4,10 @@ One pass over a picture gives for each prior box a probability, a box and five l
 features of strides 8, 16 and 32 of a MobileNet (Howard et al. 2017), a feature pyramid (Lin et al.
 2017), a context module at each level (SSH, Najibi et al. 2017: 3 x 3, 5 x 5 and 7 x 7 side by
 side), 1 x 1 heads. The paper's dense regression of a mesh is not there. Names are those of
-biubug6's Pytorch_Retinaface, whose published weights fit. ReLUs have no slope below zero, as that
-code would give them: the running means of the published norms agree with ReLUs to a tenth of a
-standard deviation and with leaky ones not at all, nor do the faces found.
+biubug6's Face-Detector-1MB-with-landmark, whose published weights fit. These learnt from pictures
+of 300 pixels, from priors of 10 to 256 pixels and ReLUs without a slope below zero: the running
+means of their norms agree with such to a tenth of a standard deviation and with leaky ones not at
+all. The same author's Pytorch_Retinaface has the same names, other priors and leaky ReLUs.
 """
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 STRIDES = (8, 16, 32)
-PRIOR_SIDES_PX = ((16, 32), (64, 128), (256, 512))
+PRIOR_SIDES_PX = ((10, 20), (32, 64), (128, 256))
 """of the two square priors at each position of each stride"""
 VARIANCES = (0.1, 0.2)
 """what places and sizes are multiplied by in the regression, as in SSD (Liu et al. 2016)"""
@@ -154,7 +155,7 @@ class RetinaFace(nn.Module):
 
 
 def priors(height: int, width: int) -> Float[Tensor, "N 4"]:
-    """x, y of the centre, width and height of every prior of a picture, px (Deng et al., tab. 2).
+    """x, y of the centre, width and height of every prior of a picture, px.
 
     Ordered as the heads answer: stride by stride, row by row, the smaller one first.
     """

@@ -5,6 +5,7 @@
     torchvision:resnet50/IMAGENET1K_V2       fetched once, converted once
     timm:resnet50.a1_in1k
     torchvision_detection:fasterrcnn_resnet50_fpn_v2/COCO_V1
+    yunet, sface                             OpenCV's, for faces: fetched once
 
 A state file of another network (`module:function`) becomes a checkpoint by
 `python -m jobs.weights import`.
@@ -34,6 +35,7 @@ from vision_ops.card import (
 from vision_ops.weights.licence import refuse_non_commercial
 
 if TYPE_CHECKING:
+    from vision_ops.weights.face_files import FaceFile
     from vision_ops.weights.hub import Published
 
 CONNECT_TIMEOUT_S = 0.7
@@ -42,8 +44,11 @@ HUBS = ("torchvision:", DETECTOR, "timm:")
 REMOTE = ("s3://", "https://", "http://")
 ACCEPTED = (
     "a checkpoint (.safetensors, .onnx), s3://…, https://…, "
-    "torchvision:NAME[/WEIGHTS], torchvision_detection:NAME[/WEIGHTS], timm:NAME[.TAG]"
+    "torchvision:NAME[/WEIGHTS], torchvision_detection:NAME[/WEIGHTS], timm:NAME[.TAG], "
+    "yunet, sface"
 )
+FOR_FACES = ("yunet", "sface")
+"""names of `vision_ops.weights.face_files`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +77,8 @@ def resolve(name: str, fetch: Callable[[str], Path], *, accept_licence: bool = F
         from vision_ops.weights.hub import published  # torchvision: 5 s that a file does without
 
         return _from_hub(published(name), fetch, accept_licence=accept_licence)
+    if name in FOR_FACES and not Path(name).is_file():
+        return _for_faces(name, fetch)
     path = _fetched(name, fetch) if name.startswith(REMOTE) else _local(name)
     resolved = _resolved(path, name)
     refuse_non_commercial(resolved.card.licence, name, accept_licence=accept_licence)
@@ -134,7 +141,17 @@ def _from_hub(item: "Published", fetch: Callable[[str], Path], *, accept_licence
     return _resolved(target, item.name)
 
 
-def _state_file(item: "Published", target: Path, fetch: Callable[[str], Path]) -> Path:
+def _for_faces(name: str, fetch: Callable[[str], Path]) -> Resolved:
+    target = cache_folder() / "weights" / f"{name}.card{CARD_FORMAT}.onnx"
+    if not target.is_file():
+        from vision_ops.weights.face_files import FACE_FILES, make_face_checkpoint
+
+        item = FACE_FILES[name]
+        make_face_checkpoint(item, _state_file(item, target, fetch), target)
+    return _resolved(target, name)
+
+
+def _state_file(item: "Published | FaceFile", target: Path, fetch: Callable[[str], Path]) -> Path:
     """The published file: from the publisher's own cache, else fetched; its hash is checked."""
     path = next((place for place in item.places if place.is_file()), None)
     if path is None:

@@ -176,7 +176,7 @@ def _convert_onnx(state_path: Path, origin: Origin, out: Path) -> Card:
     from vision_ops.models.onnx_file import OnnxNetwork, with_metadata
 
     card = _card(OnnxNetwork(state_path, "cpu"), origin, state_path)
-    write_whole(out, with_metadata(state_path, CARD_KEY, card_to_json(card)))
+    write_whole(out, with_metadata(state_path, {CARD_KEY: card_to_json(card)}))
     return card
 
 
