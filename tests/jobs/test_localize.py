@@ -207,7 +207,8 @@ def test_overlays_of_rows_in_parquet_and_of_files_lie_by_their_ids(
     files = localize.main(asked(folder / "files", weights, tmp_path, overlays=True))
     for run in (localised, files):
         for row in rows_of(run):
-            path = Path(run.uri) / "images" / row["id"]
+            name = row["id"] if run is files else row["id"].replace("#", "/") + ".jpg"
+            path = Path(run.uri) / "images" / name
             assert row["image_uri"] == str(path)
             with Image.open(path) as image:
                 assert red(image) > 50
