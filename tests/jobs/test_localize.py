@@ -167,6 +167,9 @@ def test_numbers_of_the_evaluation_are_those_of_a_loop_over_rows(localised: Run,
     assert found.boxes.mean_iou == pytest.approx(np.mean(overlaps), abs=1e-6)
     assert found.boxes.above_half == above.mean()
     assert found.boxes.localisation_accuracy == (above & right).mean()
+    assert found.boxes.accuracy == np.mean(right)
+    assert found.boxes.histogram.tolist() == np.histogram(overlaps, 20, (0, 1))[0].tolist()
+    assert "Overlap" in (tmp_path / "report" / "index.html").read_text()
     assert np.mean(overlaps) > 0.3  # the boxes of an untrained network have 0.2 of such shapes
     assert found.precision is None  # one box, one thing: nothing is to be ranked
     assert found.missing == ""
