@@ -3,7 +3,9 @@
     python -m cluster.submit --address http://head:8265 -- classify --data.uri s3://b/in --out s3://b/r
 
 Sends this folder as the working directory, prints the job's log, and exits with the job's own exit
-code. Run again, it continues the same run directory, whatever became of the first attempt.
+code. Run again, it continues the same run directory, whatever became of the first attempt. With a
+--submission-id it follows the job of that name where there is one, and submits it anew, as NAME-2
+and so on, only where that one failed: a pod that was evicted and comes back starts nothing twice.
 """
 
 import logging
@@ -12,6 +14,7 @@ import shlex
 import sys
 import time
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Annotated
 
@@ -22,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 PACKAGES = ("jobs", "vision_ops", "cluster")
 POLL_S = 1.0
+START_S = 120.0
+"""that the head's agent, which starts jobs, may take to come after the dashboard"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +38,7 @@ class Config:
     address: str = "http://127.0.0.1:8265"
     """of the cluster's dashboard; RAY_ADDRESS and RAY_AUTH_TOKEN count as they do for Ray"""
     submission_id: str = ""
-    """name of the submission; a name that was used is refused; empty: Ray makes one"""
+    """name of the submission, to be found again by; empty: Ray makes one"""
     follow: bool = True
     """print the log and wait for the end"""
 
@@ -42,13 +47,39 @@ def main(config: Config) -> int:
     """Submit; returns the job's exit code, 0 when not following."""
     root = Path(__file__).resolve().parents[1]
     client = JobSubmissionClient(os.environ.get("RAY_ADDRESS") or config.address)
-    job = client.submit_job(
-        entrypoint=entrypoint(config.command),
-        submission_id=config.submission_id or None,
-        runtime_env={"working_dir": str(root), "excludes": excludes(root)},
-    )
-    logger.info("submitted %s", job)
+    command = entrypoint(config.command)
+    job, is_there = find_job(client, config.submission_id)
+    if not is_there:
+        job = begin(client, command, job, root)
+    logger.info("%s %s", "following" if is_there else "submitted", job)
     return follow(client, job) if config.follow else 0
+
+
+def begin(client: JobSubmissionClient, command: str, name: str, root: Path) -> str:
+    """Submit under this name (empty: any); a cluster that just started is waited for."""
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            return client.submit_job(
+                entrypoint=command,
+                submission_id=name or None,
+                runtime_env={"working_dir": str(root), "excludes": excludes(root)},
+            )
+        except RuntimeError as refusal:
+            if "No available agent" not in str(refusal) or time.monotonic() > deadline:
+                raise
+        time.sleep(POLL_S)
+
+
+def find_job(client: JobSubmissionClient, name: str) -> tuple[str, bool]:
+    """The job of this name that did not fail, and True; else a name that is free, and False."""
+    if not name:
+        return "", False
+    known = {job.submission_id: job.status for job in client.list_jobs()}
+    tries = (name if number == 1 else f"{name}-{number}" for number in count(1))
+    ended = (JobStatus.FAILED, JobStatus.STOPPED)
+    found = next(each for each in tries if known.get(each) not in ended)
+    return found, found in known
 
 
 def entrypoint(command: tuple[str, ...]) -> str:

@@ -71,7 +71,7 @@ class Work:
     """images per call of the operator"""
     draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None
     """a JPEG of a good row, from the bytes of its image and what the operator added; it is put at
-    images/<id>.jpg before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
+    `image_name` before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
     be drawn, the column is null; it raises nothing for bad images"""
     draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None
     """any number of JPEGs of a good row, from what the operator added; they are put at

@@ -90,6 +90,24 @@ def test_a_submitted_job_runs_there_and_its_exit_code_comes_back(
 
 
 @pytest.mark.slow
+def test_a_submission_is_followed_by_its_name_and_made_anew_only_where_it_failed(
+    head: dict[str, str], options: list[str]
+):
+    submit = [sys.executable, "-m", "cluster.submit", "--address", head["JOBS"]]
+
+    def told(name: str, *words: str) -> tuple[int, str]:
+        command = [*submit, "--submission-id", name, "--", "classify", *words]
+        ended = subprocess.run(command, env=head, capture_output=True, text=True)
+        assert ended.stderr, ended.stdout
+        return ended.returncode, ended.stderr.splitlines()[-1]
+
+    assert told("good", *options) == (0, "submitted good")
+    assert told("good", *options) == (0, "following good")
+    assert told("bad", "--data.uri", "/nothing") == (2, "submitted bad")
+    assert told("bad", "--data.uri", "/nothing") == (2, "submitted bad-2")
+
+
+@pytest.mark.slow
 def test_a_job_joins_the_cluster_that_ray_address_names(
     head: dict[str, str], options: list[str], tmp_path: Path
 ):

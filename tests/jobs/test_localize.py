@@ -167,6 +167,9 @@ def test_numbers_of_the_evaluation_are_those_of_a_loop_over_rows(localised: Run,
     assert found.boxes.mean_iou == pytest.approx(np.mean(overlaps), abs=1e-6)
     assert found.boxes.above_half == above.mean()
     assert found.boxes.localisation_accuracy == (above & right).mean()
+    assert found.boxes.accuracy == np.mean(right)
+    assert found.boxes.histogram.tolist() == np.histogram(overlaps, 20, (0, 1))[0].tolist()
+    assert "Overlap" in (tmp_path / "report" / "index.html").read_text()
     assert np.mean(overlaps) > 0.3  # the boxes of an untrained network have 0.2 of such shapes
     assert found.precision is None  # one box, one thing: nothing is to be ranked
     assert found.missing == ""
@@ -207,7 +210,8 @@ def test_overlays_of_rows_in_parquet_and_of_files_lie_by_their_ids(
     files = localize.main(asked(folder / "files", weights, tmp_path, overlays=True))
     for run in (localised, files):
         for row in rows_of(run):
-            path = Path(run.uri) / "images" / row["id"]
+            name = row["id"] if run is files else row["id"].replace("#", "/") + ".jpg"
+            path = Path(run.uri) / "images" / name
             assert row["image_uri"] == str(path)
             with Image.open(path) as image:
                 assert red(image) > 50

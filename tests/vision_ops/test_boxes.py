@@ -103,15 +103,19 @@ def test_boxes_that_do_not_touch_are_pulled_together():
 
 def test_sums_by_class_are_those_of_a_loop():
     truth = np.array([0, 1, 1, -1, 0])
-    overlap = np.array([0.9, 0.5, 0.75, 0.6, 0.0])
+    overlap = np.array([0.9, 0.5, 0.75, 0.61, 0.0])
     right = np.array([True, True, True, False, True])
     counted = BoxAccumulator(3)
     counted.update(truth, overlap, right)
     result = counted.result()
-    assert result.mean_iou == pytest.approx(2.75 / 5)
+    assert result.mean_iou == pytest.approx(2.76 / 5)
     assert result.above_half == pytest.approx(3 / 5)  # 0.5 is not above
     assert result.localisation_accuracy == pytest.approx(2 / 4)  # one is of no known class
     assert result.support.tolist() == [2, 2, 0]
+    assert result.accuracy == 1.0
+    assert {n: c for n, c in enumerate(result.histogram.tolist()) if c} == {
+        0: 1, 10: 1, 12: 1, 15: 1, 18: 1,
+    }  # fmt: skip
     np.testing.assert_allclose(result.class_iou, [0.45, 0.625, np.nan])
     np.testing.assert_allclose(result.class_accuracy, [0.5, 0.5, np.nan])
 
@@ -130,6 +134,11 @@ def test_any_batching_and_merging_gives_the_same_numbers(cut, seed):
     first, second = whole.result(), tail.result()
     assert (first.mean_iou, first.above_half) == (second.mean_iou, second.above_half)
     np.testing.assert_array_equal(first.class_iou, second.class_iou)
+    np.testing.assert_array_equal(first.class_recall, second.class_recall)
+    np.testing.assert_array_equal(first.histogram, second.histogram)
+    assert first.histogram.sum() == 30
+    known = truth >= 0
+    assert first.accuracy == pytest.approx(right[known].mean(), nan_ok=True)
 
 
 def test_overlap_that_is_no_share_and_class_that_is_none_are_refused():

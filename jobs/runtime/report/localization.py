@@ -71,7 +71,8 @@ def _figures(numbers: Mapping[str, Any]) -> Iterator[Figure]:
     note = f"{hits:,} of {counts['evaluated']:,}"
     yield Figure(name="IoU > 0.5", value=f"{numbers['above_half']:.2%}", note=note)
     if numbers["localisation_accuracy"] is not None:
-        yield Figure(name="Right class", value=f"{numbers['accuracy']:.2%}")
+        note = "wherever the box is"
+        yield Figure(name="Right class", value=f"{numbers['accuracy']:.2%}", note=note)
         value = f"{numbers['localisation_accuracy']:.2%}"
         yield Figure(name="Localised", value=value, note="right class and IoU > 0.5")
     if ranked := numbers["mean_average_precision"]:
