@@ -13,7 +13,7 @@ from vision_ops.faces.clusters import NOBODY, cluster
 
 def groups(labels: np.ndarray) -> set[frozenset[int]]:
     """The groups of a labelling, without those of nobody."""
-    return {frozenset(np.flatnonzero(labels == k)) for k in set(labels) - {NOBODY}}
+    return {frozenset(np.flatnonzero(labels == k).tolist()) for k in set(labels) - {NOBODY}}
 
 
 def faces_of(seed: int, people: int, each: int, noise: float) -> np.ndarray:
@@ -39,7 +39,10 @@ def test_average_linkage_by_parts_is_that_of_all_faces_at_once(
     distances = np.maximum(1 - faces.astype(np.float64) @ faces.T.astype(np.float64), 0)
     np.fill_diagonal(distances, 0)
     whole = AgglomerativeClustering(
-        n_clusters=None, metric="precomputed", linkage="average", distance_threshold=1 - threshold
+        n_clusters=None,  # pyright: ignore[reportArgumentType]
+        metric="precomputed",
+        linkage="average",
+        distance_threshold=1 - threshold,
     ).fit((distances + distances.T) / 2)
     assert groups(labels) == groups(whole.labels_)
 

@@ -51,7 +51,7 @@ def test_the_nearest_are_those_of_a_plain_loop_with_ties_and_any_blocks(
         patch.setattr(search, "PAIRS_AT_ONCE", 5)
         found = nearest(probes, gallery, k)
     scores, places = brute_force(probes, gallery, k)
-    np.testing.assert_array_equal(found.index, places)
+    np.testing.assert_array_equal(found.places, places)
     np.testing.assert_array_equal(found.scores, scores)
 
 
@@ -67,10 +67,10 @@ def test_shards_answer_together_as_one(num_shards: int):
     for shard in shards:
         own = shard[np.argsort(names[shard])]
         found = nearest(probes, gallery[own], 6)
-        answers.append((found.scores, names[own][found.index]))
+        answers.append((found.scores, names[own][found.places]))
     scores, who = merge_named([s for s, _ in answers], [n for _, n in answers], 6)
     np.testing.assert_array_equal(scores, whole.scores)
-    np.testing.assert_array_equal(who, names[order][whole.index])
+    np.testing.assert_array_equal(who, names[order][whole.places])
 
 
 def test_a_matrix_product_errs_by_less_than_the_margin():
@@ -85,14 +85,14 @@ def test_a_matrix_product_errs_by_less_than_the_margin():
 def test_a_gallery_of_one_and_the_same_face_is_ranked_by_place():
     same = np.repeat(np.eye(1, 8, dtype=np.float32), 9000, axis=0)
     found = nearest(same[:2], same, 3)
-    assert found.index.tolist() == [[0, 1, 2]] * 2
+    assert found.places.tolist() == [[0, 1, 2]] * 2
     assert found.scores.tolist() == [[1.0] * 3] * 2
 
 
 def test_nobody_to_search_among_gives_nobody():
     none, some = np.zeros((0, 4), np.float32), unit(np.ones((3, 4)))
-    assert nearest(some, none, 2).index.shape == (3, 0)
-    assert nearest(none, some, 2).index.shape == (0, 2)
+    assert nearest(some, none, 2).places.shape == (3, 0)
+    assert nearest(none, some, 2).places.shape == (0, 2)
     with pytest.raises(ValueError, match="k: 0"):
         nearest(some, some, 0)
 

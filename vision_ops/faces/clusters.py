@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Float32, Int64
 from scipy.sparse import csr_matrix
 from scipy.sparse.csgraph import connected_components
-from sklearn.cluster import AgglomerativeClustering, dbscan
+from sklearn.cluster import DBSCAN, AgglomerativeClustering
 from sklearn.neighbors import sort_graph_by_row_values
 
 from vision_ops.faces.search import COSINE, Scorer, neighbours
@@ -54,13 +54,14 @@ def cluster(
 
 def _dense(graph: csr_matrix, min_faces: int) -> np.ndarray:
     """DBSCAN over the graph: every stored pair is near, whatever its distance."""
+    count = len(graph.indptr) - 1
     if not graph.nnz:  # scikit-learn cannot sort an empty graph
-        return np.arange(graph.shape[0]) if min_faces == 1 else np.full(graph.shape[0], NOBODY)
+        return np.arange(count) if min_faces == 1 else np.full(count, NOBODY)
     top = graph.data.max(initial=0.0)
     distances = csr_matrix((top - graph.data, graph.indices, graph.indptr), shape=graph.shape)
     ranked = sort_graph_by_row_values(distances, warn_when_not_sorted=False)
     reach = float(distances.data.max(initial=0.0)) + 1.0
-    return dbscan(ranked, eps=reach, min_samples=min_faces, metric="precomputed")[1]
+    return DBSCAN(eps=reach, min_samples=min_faces, metric="precomputed").fit(ranked).labels_
 
 
 def _average(
@@ -91,7 +92,7 @@ def _merged(embeddings: np.ndarray, threshold: float, scorer: Scorer) -> np.ndar
     distances = np.maximum(top - (scores + scores.T) / 2, 0.0)
     np.fill_diagonal(distances, 0.0)
     merging = AgglomerativeClustering(
-        n_clusters=None,
+        n_clusters=None,  # pyright: ignore[reportArgumentType]
         metric="precomputed",
         linkage="average",
         distance_threshold=np.nextafter(top - threshold, np.inf),  # reaching it is enough

@@ -72,7 +72,7 @@ class Nearest(NamedTuple):
     """The best of a gallery for each probe, best first."""
 
     scores: Float32[np.ndarray, "P k"]
-    index: Int64[np.ndarray, "P k"]
+    places: Int64[np.ndarray, "P k"]
     """row of the gallery"""
 
 
@@ -135,11 +135,11 @@ def _merged(best: Nearest, row: np.ndarray, index: np.ndarray, scores: np.ndarra
     num, k = best.scores.shape
     rows = np.concatenate([np.repeat(np.arange(num), k), row])
     all_scores = np.concatenate([best.scores.ravel(), scores])
-    all_index = np.concatenate([best.index.ravel(), index])
-    order = np.lexsort((all_index, -all_scores, rows))
+    all_places = np.concatenate([best.places.ravel(), index])
+    order = np.lexsort((all_places, -all_scores, rows))
     first = np.searchsorted(rows[order], np.arange(num))
     kept = order[first[:, None] + np.arange(k)]
-    return Nearest(all_scores[kept], all_index[kept])
+    return Nearest(all_scores[kept], all_places[kept])
 
 
 def merge_named(
