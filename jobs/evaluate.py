@@ -57,8 +57,7 @@ class Config:
     """Compare the labels of a finished run with the truth."""
 
     run: str = "runs/classify"
-    """run directory of a finished classify, localize, embed_faces or match_faces, local path or
-    s3:// URI"""
+    """run directory of a finished bulk job, local path or s3:// URI"""
     labels: str = ""
     """CSV or Parquet file with the columns id and label; empty: the truth that the run read"""
     out: str = "runs/evaluate"
@@ -106,9 +105,10 @@ class Evaluation:
     """URI of the page"""
 
 
-def main(
-    config: Config,
-) -> Evaluation | LocalizationEvaluation | VerificationEvaluation | GroupingEvaluation:
+Found = Evaluation | LocalizationEvaluation | VerificationEvaluation | GroupingEvaluation
+
+
+def main(config: Config) -> Found:
     """Evaluate, write metrics.json and the report, and return the numbers."""
     storage = Storage(config.storage)
     source = finished_run(config.run, storage)
@@ -118,7 +118,8 @@ def main(
     if job != "embed_faces" and config.faces != FaceProtocol():
         raise ValueError(f"faces: {config.faces} is of runs of embed_faces, this is one of {job}")
     labels = read_labels(config.labels, storage) if config.labels else None
-    identity = {"run": source.uri, "labels": absolute(config.labels) if config.labels else ""}
+    named = absolute(config.labels) if config.labels else ""
+    identity: dict[str, object] = {"run": source.uri, "labels": named}
     if job == "embed_faces":
         identity["faces"] = config.faces.identity()
     opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
@@ -128,9 +129,7 @@ def main(
     return result
 
 
-def evaluated(
-    source: Run, run: Run, labels: LabelTable | None, config: Config
-) -> Evaluation | LocalizationEvaluation | VerificationEvaluation | GroupingEvaluation:
+def evaluated(source: Run, run: Run, labels: LabelTable | None, config: Config) -> Found:
     """Judge a run by what its job made; writes metrics and page into `run`."""
     job, num_mistakes = source.manifest["job"], config.num_mistakes
     if job == "embed_faces":

@@ -83,7 +83,9 @@ class VerificationEvaluation:
     """rows: read, failed, faceless, several_faces, without_truth, labels_without_row; people,
     people_without_face; pairs: genuine_without_face, impostor_without_face, absent"""
     notes: tuple[str, ...]
-    """what a reader has to know of the numbers"""
+    """what the numbers leave out"""
+    fold_note: str
+    """how the folds were made, or why there are none"""
     report: str
     """URI of the page"""
 
@@ -194,6 +196,7 @@ def _result(
         calibration=calibration,
         counts=counts,
         notes=tuple(_notes(judged, searches)),
+        fold_note=judged.fold_note,
         report=run.path("report", "index.html"),
     )
 
@@ -205,7 +208,7 @@ def _discard_point(points: Sequence[OperatingPoint]) -> OperatingPoint:
 
 
 def _notes(judged: JudgedPairs, searches: JudgedSearches | None) -> list[str]:
-    notes = [judged.fold_note] if judged.fold_note else []
+    notes = []
     if judged.part < 1:
         notes.append(f"{judged.part:.2%} of all impostor pairs were compared.")
     if judged.absent:
@@ -226,7 +229,7 @@ def as_numbers(result: VerificationEvaluation, similarity: Similarity) -> dict[s
     return {
         "similarity": {"head": similarity.kind, "sha256": similarity.sha256},
         "counts": dict(result.counts),
-        "notes": list(result.notes),
+        "notes": [*filter(None, [result.fold_note]), *result.notes],
         "verification": {
             "num_genuine": pairs.num_genuine,
             "num_impostor": pairs.num_impostor,
@@ -322,7 +325,9 @@ def say(result: VerificationEvaluation) -> None:
         "AUC %.4f, EER %.4f, %s genuine and %s impostor pairs",
         pairs.auc, pairs.eer, f"{pairs.num_genuine:,}", f"{pairs.num_impostor:,}",
     )  # fmt: skip
-    if result.folds:
+    if result.folds is None:
+        logger.warning("%s", result.fold_note)
+    else:
         logger.info(
             "accuracy over folds %.4f +- %.4f", result.folds.mean, result.folds.standard_error
         )

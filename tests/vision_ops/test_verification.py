@@ -17,10 +17,12 @@ EXAMPLE = ([0.9, 0.8, 0.4, 0.7, 0.3, 0.2], [True, True, True, False, False, Fals
 """AUC by hand: of 9 (genuine, impostor) pairs all but (0.4, 0.7) are in order"""
 
 
-def judged(scores: list[float], same: list[bool], **options: bool) -> VerificationResult:
+def judged(
+    scores: list[float], same: list[bool], *, with_failures: bool = False
+) -> VerificationResult:
     found = VerificationAccumulator()
     found.update(np.array(scores, np.float32), np.array(same))
-    return found.result(**options)
+    return found.result(with_failures=with_failures)
 
 
 def made(num: int, seed: int) -> tuple[np.ndarray, np.ndarray]:

@@ -10,15 +10,15 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int64
 from sklearn.isotonic import IsotonicRegression
 
-from vision_ops.faces.search_errors import SearchErrors
+from vision_ops.faces.search_errors import SearchErrors, rates
 from vision_ops.metrics.scores import ScoreGrid, at_or_above, lowest_index
 
-PER_DECADE = 4
 NUM_KNOTS = 200
 NUM_LEVELS = 4096
 """steps of score that the isotonic regression sees"""
@@ -76,7 +76,7 @@ class Calibration:
         """
         if not 0 < far < 1:
             raise ValueError(f"far {far}: must be between 0 and 1")
-        if self.num_impostor * far * (1 + 1e-12) < 1:
+        if not self.far.tells(far):
             raise ValueError(
                 f"far {far:g}: insufficient: calibrated on {self.num_impostor:,} impostor pairs, "
                 f"of which it takes {round(1 / far):,}"
@@ -125,7 +125,10 @@ class Calibration:
         """From the bytes of calibration.json. ValueError names the file for what is none."""
         try:
             values = json.loads(data)
-            kept = {k: tuple(v) if isinstance(v, list) else v for k, v in values.items()}
+            kept: dict[str, Any] = {
+                name: tuple(value) if isinstance(value, list) else value
+                for name, value in values.items()
+            }
             kept["far"] = _thresholds(values["far"])
             kept["fpir"] = tuple(_thresholds(each) for each in values["fpir"])
             return cls(**kept)
@@ -179,7 +182,7 @@ def calibrate(
         far=far_thresholds(grid, impostor),
         gallery_sizes=tuple(tables),
         fpir=tuple(
-            Thresholds(rates=rates, thresholds=thresholds) for rates, thresholds in tables.values()
+            Thresholds(rates=told, thresholds=thresholds) for told, thresholds in tables.values()
         ),
         scores=scores,
         probabilities=probabilities,
@@ -187,14 +190,11 @@ def calibrate(
 
 
 def far_thresholds(grid: ScoreGrid, impostor: Int64[np.ndarray, " V"]) -> Thresholds:
-    """Smallest thresholds whose FAR is at most each rate, four a decade, down to 1 / pairs."""
+    """Smallest thresholds whose FAR is at most each rate, down to 1 / pairs."""
     above = at_or_above(impostor)
-    decades = int(np.floor(np.log10(above[0]) + 1e-12))
-    rates = [10 ** (-k / PER_DECADE) for k in range(1, decades * PER_DECADE + 1)]
-    if not rates or rates[-1] * above[0] > 1 + 1e-12:
-        rates.append(1 / int(above[0]))
-    found = [float(grid.threshold(lowest_index(above, rate))) for rate in rates]
-    return Thresholds(rates=tuple(rates), thresholds=tuple(found))
+    wanted = rates(1 / int(above[0])) or [1 / int(above[0])]
+    found = [float(grid.threshold(lowest_index(above, rate))) for rate in wanted]
+    return Thresholds(rates=tuple(wanted), thresholds=tuple(found))
 
 
 def isotonic(

@@ -24,8 +24,8 @@ def cut_face(
     x0, y0, x1, y1 = box
     half = max(x1 - x0, y1 - y0, 1.0) * (0.5 + MARGIN)
     x, y = (x0 + x1) / 2, (y0 + y1) / 2
-    frame = [round(side) for side in (x - half, y - half, x + half, y + half)]
-    return image.crop(tuple(frame)).resize((size_px, size_px), Image.Resampling.BICUBIC)
+    frame = (round(x - half), round(y - half), round(x + half), round(y + half))
+    return image.crop(frame).resize((size_px, size_px), Image.Resampling.BICUBIC)
 
 
 def side_by_side(left: Image.Image, right: Image.Image) -> bytes:

@@ -30,6 +30,7 @@ REACH = 10
 LEAST_EVENTS = 10
 """people whose searches alarm, and comparisons that do: with fewer of either a rate is not told"""
 PER_DECADE = 4
+PARTS = (1, 0.7, 0.5, 0.3, 0.2, 0.15)
 GRID_BITS = 14
 PARETO_PART = 0.01
 LEAST_PARETO = 200
@@ -81,26 +82,27 @@ class SearchErrors:
             return found
         before: list[float] = []
         tails = self._tails()
-        for size in sizes(self.num_gallery * REACH if tails else self.exact[-1]):
+        reached = sizes(self.num_gallery * REACH if tails else self.exact[-1])
+        for size in sorted({*reached, self.num_gallery} if tails else reached):
             # alarms of so many people, and at so many of all comparisons
             least = LEAST_EVENTS / self.num_people * max(1.0, size / self.num_gallery)
-            if not (rates := _rates(least)):
+            if not (wanted := rates(least)):
                 break
             if size in self.exact:
-                thresholds = self._exact_thresholds(self.exact.index(size), rates)
+                thresholds = self._exact_thresholds(self.exact.index(size), wanted)
             else:
                 assert tails is not None
-                thresholds = tails.thresholds(size, rates)
+                thresholds = tails.thresholds(size, wanted)
             if before:  # more people, more alarms
                 thresholds = [max(pair) for pair in zip(thresholds, before, strict=False)]
             before = np.maximum.accumulate(thresholds).tolist()
-            found[size] = (tuple(rates), tuple(before))
+            found[size] = (tuple(wanted), tuple(before))
         return found
 
-    def _exact_thresholds(self, place: int, rates: list[float]) -> list[float]:
+    def _exact_thresholds(self, place: int, wanted: list[float]) -> list[float]:
         above = np.cumsum(self.counts[place][::-1])[::-1] / self.num_people
         # sums of shares: a rate is reached within their rounding
-        indices = [np.searchsorted(-above, -rate - 1e-9) for rate in rates]
+        indices = [np.searchsorted(-above, -rate - 1e-9) for rate in wanted]
         return [float(self.grid.threshold(max(1, int(index)))) for index in indices]
 
     def _tails(self) -> "Tails | None":
@@ -144,12 +146,12 @@ class Tails:
             missed = np.exp(size * np.log1p(-np.minimum(share, 1.0)))
         return float(self.weights @ (1 - missed))
 
-    def thresholds(self, size: int, rates: list[float]) -> list[float]:
+    def thresholds(self, size: int, wanted: list[float]) -> list[float]:
         """Threshold of each rate, by bisection."""
         bottom = float(self.level.min())
         top = float((self.level + self.scale * 200).max())
         found = []
-        for rate in rates:
+        for rate in wanted:
             low, high = bottom, top
             for _ in range(50):
                 middle = (low + high) / 2
@@ -165,11 +167,13 @@ class _Shape:
         order = np.argsort(excess)
         self.seen = excess[order]
         self.rest = np.cumsum(weights[order][::-1])[::-1] / weights.sum()
-        num = min(max(LEAST_PARETO, round(PARETO_PART * len(excess))), len(excess) // 2)
-        self.start = float(self.seen[-num])
-        self.share = float(self.rest[-num])
-        over = self.seen[-num:] - self.start
-        mean, variance = float(over.mean()), float(over.var())
+        effective = weights.sum() ** 2 / (weights**2).sum()  # Kish's size of a weighted sample
+        part = min(max(LEAST_PARETO / effective, PARETO_PART), 0.5)
+        last = int(np.searchsorted(-self.rest, -part))
+        self.start, self.share = float(self.seen[last]), float(self.rest[last])
+        over, shares = self.seen[last:] - self.start, weights[order][last:]
+        mean = float(np.average(over, weights=shares))
+        variance = float(np.average((over - mean) ** 2, weights=shares))
         # by moments (Hosking & Wallis 1987); similarities are bounded: the tail never is heavy
         self.bend = 0.5 * (1 - mean**2 / variance) if variance > 0 else 0.0
         self.bend = min(max(self.bend, -0.5), 0.0)
@@ -206,7 +210,8 @@ def sizes(most: int) -> list[int]:
     return sorted({round(10 ** (k / PER_DECADE)) for k in range(steps)} | {most})
 
 
-def _rates(least: float) -> list[float]:
-    """Powers of ten from above 0.5 down, eight a decade, as long as they are at least `least`."""
-    last = int(np.floor(2 * PER_DECADE * np.log10(1 / least) + 1e-9))
-    return [10 ** (-k / (2 * PER_DECADE)) for k in range(2, last + 1)]
+def rates(least: float) -> list[float]:
+    """Rates from 0.5 down to `least`: 1, 0.7, 0.5, 0.3, 0.2 and 0.15 of each power of ten."""
+    decades = range(int(np.ceil(-np.log10(least) + 1e-9)) + 1)
+    found = [float(f"{part}e-{decade}") for decade in decades for part in PARTS]
+    return [rate for rate in found if least * (1 - 1e-9) <= rate <= 0.5]
