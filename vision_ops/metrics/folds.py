@@ -7,8 +7,8 @@ from jaxtyping import Bool, Float, Int64
 
 from vision_ops.metrics.scores import COSINE, ScoreGrid, at_or_above, count_into
 
-FOLD_BITS = 17
-"""thresholds are multiples of 2^-17 or of the grid's own step where that is wider"""
+FOLD_BITS = 15
+"""thresholds are multiples of 2^-15 or of the grid's own step where that is wider"""
 
 
 @dataclass(frozen=True, kw_only=True)

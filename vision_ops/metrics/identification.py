@@ -7,7 +7,7 @@ share of those for whom anybody reaches the threshold, TPIR (also DIR, detection
 identification rate) the share of the others whose own person is the most alike and reaches it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -96,21 +96,22 @@ class IdentificationAccumulator:
             num_known=num_known,
             num_unknown=num_unknown,
             cmc=np.cumsum(self.ranks[1:-1]) / num_known,
-            points=tuple(self._point(rate, num_known) for rate in rates) if num_unknown else (),
+            points=tuple(self._points(rates, num_known)) if num_unknown else (),
         )
 
-    def _point(self, rate: float, num_known: int) -> OpenSetPoint:
+    def _points(self, rates: Sequence[float], num_known: int) -> Iterator[OpenSetPoint]:
         alarms, hits = at_or_above(self.unknown), at_or_above(self.first)
-        index = lowest_index(alarms, rate)
-        inside = index < self.grid.size
-        return OpenSetPoint(
-            target_fpir=rate,
-            threshold=float(self.grid.threshold(index)),
-            fpir=float(alarms[index] / alarms[0]) if inside else 0.0,
-            tpir=float(hits[index] / num_known) if inside else 0.0,
-            num_unknown=int(alarms[0]),
-            insufficient=bool(alarms[0] * rate * (1 + 1e-12) < 1),
-        )
+        for rate in rates:
+            index = lowest_index(alarms, rate)
+            inside = index < self.grid.size
+            yield OpenSetPoint(
+                target_fpir=rate,
+                threshold=float(self.grid.threshold(index)),
+                fpir=float(alarms[index] / alarms[0]) if inside else 0.0,
+                tpir=float(hits[index] / num_known) if inside else 0.0,
+                num_unknown=int(alarms[0]),
+                insufficient=bool(alarms[0] * rate * (1 + 1e-12) < 1),
+            )
 
 
 def search(

@@ -86,4 +86,4 @@ def lowest_index(above: Int64[np.ndarray, " V"], share: float) -> int:
     above   int64 (V,)  `at_or_above` of the counts, falling; above[0] is all of them
     """
     allowed = int(share * above[0] * (1 + 1e-12))  # 0.1 * 30 is 3
-    return max(1, int(np.searchsorted(-above, -allowed)))
+    return max(1, len(above) - int(np.searchsorted(above[::-1], allowed, side="right")))

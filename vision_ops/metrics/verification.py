@@ -10,7 +10,7 @@ errors of comparing) and with them (of the whole system: a genuine one is missed
 refused), as ISO/IEC 19795-1 tells matching from transaction errors.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -126,7 +126,9 @@ def _without_failures(counts: Int64[np.ndarray, " V"]) -> Int64[np.ndarray, " V"
     return kept
 
 
-def _points(grid: ScoreGrid, genuine: np.ndarray, impostor: np.ndarray, rates: Sequence[float]):
+def _points(
+    grid: ScoreGrid, genuine: np.ndarray, impostor: np.ndarray, rates: Sequence[float]
+) -> Iterator[OperatingPoint]:
     accepted, false = at_or_above(genuine), at_or_above(impostor)
     for rate in rates:
         index = lowest_index(false, rate)
