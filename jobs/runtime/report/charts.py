@@ -101,8 +101,12 @@ def lines(
     height: int = 470,
     diagonal: str = "",
     columns: int = 2,
+    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
-    """Lines with a legend below; `diagonal` names the dashed line of chance."""
+    """Lines with a legend below; `diagonal` names the dashed line of chance.
+
+    `x_ticks` are values and what they are called, where it is not five equal steps.
+    """
     named = [one for one in series if one.kind != "faint"]
     rows = math.ceil((len(named) + bool(diagonal)) / columns)
     frame = Frame(
@@ -112,7 +116,7 @@ def lines(
         x_range=x_range,
         y_range=y_range,
     )
-    marks = _axes(frame, x_axis, y_axis, _ticks(*x_range), _ticks(*y_range))
+    marks = _axes(frame, x_axis, y_axis, x_ticks or _ticks(*x_range), _ticks(*y_range))
     ordered = sorted(series, key=lambda one: ("faint", "curve", "strong").index(one.kind))
     colours = {id(s): i for i, s in enumerate(s for s in named if s.kind == "curve")}
     if diagonal:
