@@ -20,6 +20,7 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +28,7 @@ import tyro
 
 from jobs.pictures.grouped import GroupingEvaluation
 from jobs.pictures.grouped import evaluate as evaluate_groups
-from jobs.pictures.located import LocalizationEvaluation
+from jobs.pictures.located import LocalizationEvaluation, finite
 from jobs.pictures.located import evaluate as evaluate_boxes
 from jobs.pictures.verified import FaceProtocol, VerificationEvaluation
 from jobs.pictures.verified import evaluate as evaluate_faces
@@ -64,7 +65,7 @@ class Config:
     """run directory of this evaluation, local path or s3:// URI"""
     num_mistakes: int = 24
     """worst mistakes, boxes, or pairs of faces, shown with their picture"""
-    faces: FaceProtocol = field(default_factory=FaceProtocol)
+    faces: Annotated[FaceProtocol, tyro.conf.arg(name="")] = FaceProtocol()
     """of a run of embed_faces: which faces are held against which, and how"""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """how S3 is reached"""
@@ -249,15 +250,7 @@ def to_json(result: Evaluation, run: Run) -> bytes:
         ],
         "mistakes": [asdict(mistake) for mistake in result.mistakes],
     }
-    return json.dumps(_finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json.dumps(finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _class_columns(result: Evaluation) -> dict[str, np.ndarray]:

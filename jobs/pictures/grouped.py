@@ -3,7 +3,7 @@
 import json
 import logging
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -18,10 +18,11 @@ from vision_ops.metrics.clustering import Agreement, ClusteringAccumulator, Clus
 
 logger = logging.getLogger(__name__)
 
-COLUMNS = ("id", "uri", "truth", "status", "stage", "error")
+COLUMNS = ("id", "uri", "truth", "status", "stage", "error", "image", "face")
 GROUPS = ("person", "match")
 """columns that say who a face is: by cluster, by the gallery"""
 NUM_CELLS = 30
+LEFT_OUT = ("failed", "faceless", "without_truth", "several_faces", "enrolled")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,7 +33,8 @@ class GroupingEvaluation:
     named: Mapping[str, int] | None
     """of identify: faces named right, wrong, and unknown; None of cluster"""
     counts: Mapping[str, int]
-    """rows: read, evaluated, failed, without_truth"""
+    """rows: read, evaluated, failed, faceless, without_truth, enrolled; several_faces, whose
+    truth is their image's and so nobody's in particular"""
     report: str
     """URI of the page"""
 
@@ -40,37 +42,55 @@ class GroupingEvaluation:
 class Judge:
     """Holds rows of match_faces against their truth."""
 
-    def __init__(self, column: str, labels: LabelTable | None) -> None:
-        self.column, self.labels = column, labels
+    def __init__(self, column: str, several: Collection[str], labels: LabelTable | None) -> None:
+        """`several`: ids of images of several faces."""
+        self.column, self.several, self.labels = column, several, labels
         self.groups = ClusteringAccumulator()
         self.named: Counter[str] = Counter(right=0, wrong=0, unknown=0)
-        self.counts: Counter[str] = Counter(read=0, evaluated=0, failed=0, without_truth=0)
+        self.counts: Counter[str] = Counter(read=0, evaluated=0, **dict.fromkeys(LEFT_OUT, 0))
         self.causes = Causes()
 
     def add(self, batch: pa.RecordBatch) -> None:
         """Add rows."""
-        truth = self.labels.look_up(batch["id"]) if self.labels else batch["truth"]
-        said = batch[self.column].to_pylist()
+        truth = self.labels.look_up(batch["image"]) if self.labels else batch["truth"]
         self.counts["read"] += batch.num_rows
-        shown = batch.select(["id", "uri", "status", "stage", "error"]).to_pylist()
-        for row, person, group in zip(shown, truth.to_pylist(), said, strict=True):
-            if row["status"] == "failed":
-                self.counts["failed"] += 1
-                self.causes.add(row["id"], row["uri"], row["stage"], row["error"])
-            elif not person:
-                self.counts["without_truth"] += 1
-            else:
-                self.counts["evaluated"] += 1
-                self.groups.update([person], [None if group is None else str(group)])
-                kind = "right" if group == person else "wrong"
-                self.named[kind if group else "unknown"] += 1
+        rows = batch.to_pylist()
+        for row, person in zip(rows, truth.to_pylist(), strict=True):
+            if why := self._left_out(row, person):
+                self.counts[why] += 1
+                continue
+            group = row[self.column]
+            self.counts["evaluated"] += 1
+            self.groups.update([person], [None if group is None else str(group)])
+            kind = "right" if group == person else "wrong"
+            self.named[kind if group else "unknown"] += 1
+
+    def _left_out(self, row: Mapping[str, Any], person: str | None) -> str:
+        """Why a row is in no number; empty where it is."""
+        if row["status"] == "failed":
+            self.causes.add(row["id"], row["uri"], row["stage"], row["error"])
+            return "failed"
+        if row["face"] is None:
+            return "faceless"
+        if not person:
+            return "without_truth"
+        if row["image"] in self.several:
+            return "several_faces"
+        return "enrolled" if row.get("enrolled") else ""
 
 
 def evaluate(source: Run, run: Run, labels: LabelTable | None) -> GroupingEvaluation:
     """Judge a run of match_faces; writes metrics.json and the page into `run`."""
     column = _column(source)
-    judge = Judge(column, labels)
-    for batch in source.results((*COLUMNS, column)):
+    several = {
+        row["image"]
+        for batch in source.results(("image", "face"))
+        for row in batch.to_pylist()
+        if row["face"] == 1
+    }
+    judge = Judge(column, several, labels)
+    columns = (*COLUMNS, column, *(("enrolled",) if column == "match" else ()))
+    for batch in source.results(columns):
         judge.add(batch)
     if not judge.counts["evaluated"]:
         raise ValueError(
@@ -130,7 +150,7 @@ def _page(source: Run, result: GroupingEvaluation, judge: Judge) -> bytes:
         told = f"{named['wrong']:,} wrong, {named['unknown']:,} unknown"
         figures.insert(0, Figure(name="Named right", value=f"{named['right']:,}", note=told))
     if out := counts["read"] - counts["evaluated"]:
-        note = f"{counts['failed']:,} failed, {counts['without_truth']:,} without truth"
+        note = _left_out(counts)
         figures.append(Figure(name="Left out", value=f"{out:,}", note=note, bad=True))
     rows = [(name, each.precision, each.recall, each.f1) for name, each in _agreements(result)]
     table = Table(
@@ -174,5 +194,9 @@ def say(result: GroupingEvaluation) -> None:
     )  # fmt: skip
     if named := result.named:
         logger.info("named: %s", ", ".join(f"{count:,} {kind}" for kind, count in named.items()))
-    if result.counts["without_truth"]:
-        logger.warning("left out: %s without truth", f"{result.counts['without_truth']:,}")
+    if told := _left_out(result.counts):
+        logger.warning("left out: %s", told)
+
+
+def _left_out(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{counts[n]:,} {n.replace('_', ' ')}" for n in LEFT_OUT if counts[n])

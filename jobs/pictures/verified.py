@@ -103,7 +103,7 @@ def evaluate(
     if listed is None and len(known.names) < 2:
         raise ValueError(
             f"run: {source.uri} has {len(faces.ids):,} faces of {len(known.names)} known people; "
-            "give --labels, --faces.pairs, or embed a source with --data.label"
+            "give --labels, --pairs, or embed a source with --data.label"
         )
     judged = _judged(faces, known, listed, similarity, num_hardest)
     searches = judge_searches(known, similarity, protocol.gallery) if known.names else None

@@ -1,4 +1,4 @@
-"""Evaluation of embed_faces and match_faces: real rows, real pairs.txt, numbers by scikit-learn."""
+"""Evaluation of embed_faces: real rows, LFW's format of pairs, numbers by scikit-learn."""
 
 import itertools
 import json
@@ -7,16 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from sklearn.metrics import roc_auc_score
 
 from jobs.evaluate import Config, main
 from jobs.pictures.face_pairs import read_pairs
-from jobs.pictures.grouped import GroupingEvaluation
 from jobs.pictures.verified import FaceProtocol, VerificationEvaluation
-from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.browser import open_page
 from tests.made_faces import (
@@ -246,7 +242,7 @@ def test_requests_that_cannot_be_met_say_what_would_be(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="none of the 1 pairs names images"):
         evaluate(tmp_path, images, name="pairs", pairs=str(tmp_path / "p.csv"))
     unknown = [MadeImage(id=i.id, truth=None, faces=i.faces) for i in images]
-    with pytest.raises(ValueError, match="0 known people; give --labels, --faces.pairs"):
+    with pytest.raises(ValueError, match="0 known people; give --labels, --pairs"):
         evaluate(tmp_path / "unknown", unknown)
     make_faces_run(tmp_path / "none" / "embed", [failed(images[0]), faceless(images[1])], size=4)
     with pytest.raises(ValueError, match="hold no face: 1 failed, in 1 none was found"):
@@ -354,46 +350,3 @@ def test_a_run_on_s3_is_judged_there(bucket: str, s3: StorageConfig) -> None:
     assert isinstance(found, VerificationEvaluation)
     assert found.pairs.auc == 1
     assert storage.read(f"{bucket}/out/calibration.json").startswith(b"{")
-
-
-def make_match_run(out: Path, column: str, rows: Sequence[tuple[str, str, str | None]]) -> None:
-    """A finished run of match_faces: id, truth and group of each face; the last one failed."""
-    with Run.open(str(out), job="match_faces", config={}, identity={}, storage=Storage()) as run:
-        names = ("id", "uri", "truth", "status", "stage", "error", column)
-        table = [(id, f"/p/{id}", truth, "ok", "", "", group) for id, truth, group in rows]
-        table.append(("broken.png", "/p/broken.png", "ann", "failed", "decode", "no end", None))
-        schema = pa.schema([(name, pa.string()) for name in names])
-        buffer = pa.BufferOutputStream()
-        dicts = [dict(zip(names, row, strict=True)) for row in table]
-        pq.write_table(pa.Table.from_pylist(dicts, schema), buffer)
-        run.put("results/part-0.parquet", buffer.getvalue())
-        run.note(status="running")
-        run.finish(counts={"read": len(table)})
-
-
-def test_groups_are_held_against_people(tmp_path: Path) -> None:
-    rows = [("a0", "ann", "0"), ("a1", "ann", "0"), ("a2", "ann", "1"), ("b0", "bob", "1"),
-            ("b1", "bob", None), ("x", "", "1")]  # fmt: skip
-    make_match_run(tmp_path / "match", "person", rows)
-    found = main(Config(run=str(tmp_path / "match"), out=str(tmp_path / "out")))
-    assert isinstance(found, GroupingEvaluation)
-    assert found.groups.pairwise.precision == 1 / 2
-    assert found.groups.bcubed.precision == pytest.approx(4 / 5)
-    assert found.counts == {"read": 7, "evaluated": 5, "failed": 1, "without_truth": 1}
-    assert found.named is None
-    told = json.loads((tmp_path / "out" / "metrics.json").read_text())
-    assert told["groups"]["pairwise"]["f1"] == pytest.approx(1 / 3)
-    assert "Groups of several people" in Path(found.report).read_text()
-
-
-def test_names_from_a_gallery_are_right_wrong_or_unknown(tmp_path: Path) -> None:
-    rows = [("a0", "ann", "ann"), ("b0", "bob", "ann"), ("c0", "cem", None)]
-    make_match_run(tmp_path / "match", "match", rows)
-    found = main(Config(run=str(tmp_path / "match"), out=str(tmp_path / "out")))
-    assert isinstance(found, GroupingEvaluation)
-    assert found.named == {"right": 1, "wrong": 1, "unknown": 1}
-    config = Config(
-        run=str(tmp_path / "match"), out=str(tmp_path / "b"), faces=FaceProtocol(gallery="best")
-    )
-    with pytest.raises(ValueError, match="faces: .* of runs of embed_faces, this is one of match"):
-        main(config)
