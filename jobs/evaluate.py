@@ -1,13 +1,17 @@
-"""How good a finished run of classify is: metrics, plots and its worst mistakes.
+"""How good a finished run is: metrics, plots and its worst mistakes.
 
     python -m jobs.evaluate                                     # the digits that classify named
     python -m jobs.evaluate --run s3://b/r --labels truth.csv --out s3://b/evaluation
+    python -m jobs.evaluate --run runs/embed_faces --out runs/evaluate_faces
 
 reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
 
 writes   metrics.json         all numbers
          report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes;
-                              of localize: IoU, mean average precision, the worst boxes drawn
+                              of localize: IoU, mean average precision, the worst boxes drawn;
+                              of embed_faces: ROC, TAR at FAR, identification, the hardest pairs;
+                              of match_faces: who was put together, and who was named
+         calibration.json     of embed_faces: what a similarity means, for match_faces
 """
 
 import json
@@ -17,15 +21,20 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import partial
+from typing import Annotated
 
 import numpy as np
 import pyarrow as pa
 import tyro
 
-from jobs.pictures.located import LocalizationEvaluation
+from jobs.pictures.grouped import GroupingEvaluation
+from jobs.pictures.grouped import evaluate as evaluate_groups
+from jobs.pictures.located import LocalizationEvaluation, finite
 from jobs.pictures.located import evaluate as evaluate_boxes
+from jobs.pictures.verified import FaceProtocol, VerificationEvaluation
+from jobs.pictures.verified import evaluate as evaluate_faces
 from jobs.runtime.command import run_command
-from jobs.runtime.labels import read_labels
+from jobs.runtime.labels import LabelTable, read_labels
 from jobs.runtime.predictions import COLUMNS, NUM_NAMED, Judged, PredictionReader
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import Extremes, about, title_of
@@ -50,13 +59,15 @@ class Config:
     """Compare the labels of a finished run with the truth."""
 
     run: str = "runs/classify"
-    """run directory of a finished classify or localize, local path or s3:// URI"""
+    """run directory of a finished bulk job, local path or s3:// URI"""
     labels: str = ""
     """CSV or Parquet file with the columns id and label; empty: the truth that the run read"""
     out: str = "runs/evaluate"
     """run directory of this evaluation, local path or s3:// URI"""
     num_mistakes: int = 24
-    """worst mistakes, or boxes, shown with their picture"""
+    """worst mistakes, boxes, or pairs of faces, shown with their picture"""
+    faces: Annotated[FaceProtocol, tyro.conf.arg(name="")] = FaceProtocol()
+    """of a run of embed_faces: which faces are held against which, and how"""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """how S3 is reached"""
 
@@ -96,27 +107,43 @@ class Evaluation:
     """URI of the page"""
 
 
-def main(config: Config) -> Evaluation | LocalizationEvaluation:
+Found = Evaluation | LocalizationEvaluation | VerificationEvaluation | GroupingEvaluation
+
+
+def main(config: Config) -> Found:
     """Evaluate, write metrics.json and the report, and return the numbers."""
     storage = Storage(config.storage)
     source = finished_run(config.run, storage)
-    boxes = source.manifest["job"] == "localize"
-    if boxes and config.labels:
+    job = source.manifest["job"]
+    if job == "localize" and config.labels:
         raise ValueError("labels: a run of localize has its truth from --data.label boxes")
+    if job != "embed_faces" and config.faces != FaceProtocol():
+        raise ValueError(f"faces: {config.faces} is of runs of embed_faces, this is one of {job}")
     labels = read_labels(config.labels, storage) if config.labels else None
-    identity = {"run": source.uri, "labels": absolute(config.labels) if config.labels else ""}
+    named = absolute(config.labels) if config.labels else ""
+    identity: dict[str, object] = {"run": source.uri, "labels": named}
+    if job == "embed_faces":
+        identity["faces"] = config.faces.identity()
     opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
     with opened as run:
-        if boxes:
-            found = evaluate_boxes(source, run, classes_of(source), config.num_mistakes)
-            run.finish(counts=found.counts, report=found.report)
-            return found
-        reader = PredictionReader(classes_of(source), labels)
-        page_uri = run.path("report", "index.html")
-        result = judge(source, reader, config.num_mistakes, page_uri)
-        run.put("metrics.json", to_json(result, source))
-        run.put("report/index.html", report(result, source, reader.causes))
+        result = evaluated(source, run, labels, config)
         run.finish(counts=result.counts, report=result.report)
+    return result
+
+
+def evaluated(source: Run, run: Run, labels: LabelTable | None, config: Config) -> Found:
+    """Judge a run by what its job made; writes metrics and page into `run`."""
+    job, num_mistakes = source.manifest["job"], config.num_mistakes
+    if job == "embed_faces":
+        return evaluate_faces(source, run, config.faces, labels, num_mistakes)
+    if job == "match_faces":
+        return evaluate_groups(source, run, labels)
+    if job == "localize":
+        return evaluate_boxes(source, run, classes_of(source), num_mistakes)
+    reader = PredictionReader(classes_of(source), labels)
+    result = judge(source, reader, num_mistakes, run.path("report", "index.html"))
+    run.put("metrics.json", to_json(result, source))
+    run.put("report/index.html", report(result, source, reader.causes))
     say(result)
     return result
 
@@ -148,7 +175,7 @@ def classes_of(run: Run) -> list[str]:
     if not classes:
         raise ValueError(
             f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
-            "accepted: runs of classify and localize"
+            "accepted: runs of classify, localize, embed_faces and match_faces"
         )
     return classes
 
@@ -224,15 +251,7 @@ def to_json(result: Evaluation, run: Run) -> bytes:
         ],
         "mistakes": [asdict(mistake) for mistake in result.mistakes],
     }
-    return json.dumps(_finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _finite(value: object) -> object:
-    if isinstance(value, Mapping):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(inner) for inner in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    return json.dumps(finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
 
 
 def _class_columns(result: Evaluation) -> dict[str, np.ndarray]:

@@ -27,6 +27,7 @@ TENSOR_CODE = [
         "faces.passes",
         "faces.retinaface",
         "faces.yunet",
+        "faces.heads",
         "learners",
         "losses",
         "models",

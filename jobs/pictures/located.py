@@ -212,14 +212,15 @@ def as_numbers(result: LocalizationEvaluation) -> dict[str, Any]:
     }
     if ranked:
         del numbers["mean_average_precision"]["per_class"]
-    return _finite(numbers)
+    return finite(numbers)
 
 
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {name: _finite(inner) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_finite(inner) for inner in value]
+def finite(value: object) -> Any:
+    """Nested numbers as JSON has them: None for what is not finite."""
+    if isinstance(value, Mapping):
+        return {name: finite(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [finite(inner) for inner in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value
 
 

@@ -130,9 +130,9 @@ class RocAccumulator:
             if not hits.sum() or not misses.sum():
                 curves.append(None)
                 continue
-            curve = _curve(hits, misses, _scores(keys[falling][::-1]))
+            curve = curve_of(hits, misses, _scores(keys[falling][::-1]))
             curves.append(curve.thin(max_points) if 0 < max_points < len(hits) else curve)
-            auc[k] = _area(hits, misses)
+            auc[k] = area_under(hits, misses)
             if self.dropped_bits:  # rows of one rounded score might be in the best or worst order
                 tied = float((hits.astype(np.float64) * misses).sum())
                 auc_error[k] = tied / 2 / (float(hits.sum()) * float(misses.sum()))
@@ -201,7 +201,8 @@ def _scores(keys: UInt64[np.ndarray, " V"]) -> Float64[np.ndarray, " V"]:
     return bits.view(np.float32).astype(np.float64)
 
 
-def _curve(hits: np.ndarray, misses: np.ndarray, scores: np.ndarray) -> RocCurve:
+def curve_of(hits: np.ndarray, misses: np.ndarray, scores: np.ndarray) -> RocCurve:
+    """The curve of positives and negatives (int64 (V,)) at each distinct score, falling."""
     return RocCurve(
         false_positive_rate=np.concatenate([[0.0], np.cumsum(misses) / misses.sum()]),
         true_positive_rate=np.concatenate([[0.0], np.cumsum(hits) / hits.sum()]),
@@ -209,7 +210,7 @@ def _curve(hits: np.ndarray, misses: np.ndarray, scores: np.ndarray) -> RocCurve
     )
 
 
-def _area(hits: np.ndarray, misses: np.ndarray) -> float:
+def area_under(hits: np.ndarray, misses: np.ndarray) -> float:
     """Share of (positive, negative) pairs in the right order, ties half (Mann-Whitney U)."""
     above = np.cumsum(hits) - hits  # positives with a higher score
     ordered = (misses * (above + hits / 2)).sum()

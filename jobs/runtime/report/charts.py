@@ -102,10 +102,12 @@ def lines(
     height: int = 470,
     diagonal: str = "",
     columns: int = 2,
+    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Lines with a legend below; `diagonal` names the dashed line of chance.
 
-    A line of a single value is a ring. Without `x_ticks` the axis has five steps.
+    A line of a single value is a ring. `x_ticks` are values and what they are called, where it is
+    not five equal steps.
     """
     named = [one for one in series if one.kind != "faint"]
     rows = math.ceil((len(named) + bool(diagonal)) / columns)

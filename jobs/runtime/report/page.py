@@ -82,6 +82,8 @@ class Section:
     text: str = ""
     charts: Sequence[Chart] = ()
     thumbnails: Sequence[Thumbnail] = ()
+    pairs: bool = False
+    """each thumbnail is of two pictures side by side"""
     tables: Sequence[Table] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     """name -> value, as a two-column list"""

@@ -1,0 +1,1 @@
+"""Faces beside a gallery: enrol, remove, show, verify, identify, cluster."""

@@ -1,0 +1,123 @@
+"""From which similarity on two faces are of one person: as asked for, or as calibrated."""
+
+import hashlib
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jobs.pictures.matching.requests import Similarity
+from jobs.runtime.storage import Storage, absolute, join
+from vision_ops.faces.calibration import Calibration
+from vision_ops.faces.gallery import CALIBRATION
+
+logger = logging.getLogger(__name__)
+
+EVALUATED = "runs/evaluate/calibration.json"
+MAKES_ONE = "python -m jobs.evaluate --run RUN"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Decision:
+    """What a score means."""
+
+    threshold: float | None
+    """lowest score of one person; None: nobody asked, nobody is named"""
+    calibration: Calibration | None
+    """for the probability"""
+    digest: str
+    """of the calibration's file; empty without one"""
+    told: str
+    """where the threshold comes from, in words"""
+
+    def same(self, scores: np.ndarray) -> np.ndarray:
+        """Bool, like the scores: whether they reach the threshold. False without one."""
+        if self.threshold is None:
+            return np.zeros(scores.shape, bool)
+        return scores >= np.float32(self.threshold)
+
+    def probability(self, scores: np.ndarray) -> np.ndarray:
+        """Float32, like the scores, 0..1; NaN without a calibration."""
+        if self.calibration is None:
+            return np.full(scores.shape, np.nan, np.float32)
+        return self.calibration.probability(scores.astype(np.float64)).astype(np.float32)
+
+
+def decide(
+    asked: Similarity,
+    kind: str,
+    embedder: str,
+    storage: Storage,
+    *,
+    rate: float,
+    gallery_uri: str = "",
+    gallery_size: int = 0,
+    similarity_only: bool = False,
+) -> Decision:
+    """The threshold of a request, and the calibration that gives probabilities.
+
+    kind          of similarity
+    embedder      sha256 of the embedder of the embeddings
+    rate          wanted FPIR at `gallery_size` people, or, where that is 0, wanted FAR
+    gallery_uri   a gallery that may hold a calibration
+
+    Raises ValueError where nothing says what a match is, for a calibration of another embedder or
+    similarity, and where its data cannot tell the rate.
+    """
+    places = [join(gallery_uri, CALIBRATION)] * bool(gallery_uri)
+    if asked.threshold is None and not similarity_only:
+        places.append(absolute(EVALUATED))
+    places = [absolute(asked.calibration)] if asked.calibration else places
+    found, uri, digest = _first(places, storage)
+    if asked.calibration and found is None:
+        raise ValueError(f"calibration: {uri or places[0]}: not there; {MAKES_ONE} makes one")
+    if found:
+        check_calibration(found, uri, embedder, kind)
+    if similarity_only:
+        told = "similarity only: nobody is named"
+        return Decision(threshold=None, calibration=found, digest=digest, told=told)
+    if asked.threshold is not None:
+        return Decision(
+            threshold=asked.threshold, calibration=found, digest=digest, told="as asked for"
+        )
+    if found is None:
+        only = ", or --similarity-only names nobody" if gallery_size else ""
+        raise ValueError(
+            f"threshold: none given, and no calibration at {' or '.join(places)}: what similarity "
+            f"is a match differs from embedder to embedder. Give --threshold X, or --calibration "
+            f"FILE ({MAKES_ONE} writes calibration.json){only}"
+        )
+    if gallery_size:
+        threshold = found.threshold_for_fpir(rate, gallery_size)
+        told = f"FPIR {rate:g} among {gallery_size:,} people, by {uri}"
+    else:
+        threshold = found.threshold_for_far(rate)
+        told = f"FAR {rate:g}, by {uri}"
+    logger.info("threshold %.4f: %s", threshold, told)
+    return Decision(threshold=threshold, calibration=found, digest=digest, told=told)
+
+
+def _first(places: Sequence[str], storage: Storage) -> tuple[Calibration | None, str, str]:
+    """The first calibration that is there, where it is, and the hash of its file."""
+    for uri in places:
+        try:
+            data = storage.read(uri)
+        except FileNotFoundError:
+            continue
+        digest = hashlib.sha256(data).hexdigest()[:16]
+        return Calibration.from_json(data, uri), uri, digest
+    return None, "", ""
+
+
+def check_calibration(calibration: Calibration, uri: str, embedder: str, kind: str) -> None:
+    """ValueError where scores of another embedder or similarity were calibrated."""
+    if calibration.embedder.removeprefix("sha256:") != embedder:
+        raise ValueError(
+            f"calibration: {uri} is of the embedder {calibration.embedder}, these embeddings are "
+            f"of sha256:{embedder}; give --calibration FILE of that one, or --threshold X"
+        )
+    if calibration.head != kind:
+        raise ValueError(
+            f"calibration: {uri} is of the similarity {calibration.head}, asked for is {kind}"
+        )
