@@ -51,6 +51,7 @@ def open_similarity(head: str, embedder: str, size: int, storage: Storage) -> Si
             grid=COSINE, max_pairs=MAX_PAIRS,
         )  # fmt: skip
     import torch  # only heads need it
+
     from vision_ops.faces.heads import load_head, make_head
 
     sha256 = ""

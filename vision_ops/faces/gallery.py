@@ -107,7 +107,9 @@ class Gallery:
         """The gallery at an address. ValueError where there is none."""
         manifest = _read_manifest(uri, store)
         if manifest is None:
-            raise ValueError(f"gallery {uri}: there is none (it has no {MANIFEST})")
+            raise ValueError(
+                f"gallery {uri}: there is none (it has no {MANIFEST}); enrolling makes one"
+            )
         return cls(uri, store, manifest)
 
     @classmethod

@@ -7,7 +7,7 @@ those of a plain loop, ties included: equal scores go by place, the first one fi
 """
 
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Float32, Int64
@@ -21,6 +21,7 @@ HALF_ULP = 2.0**-24
 """of float32 between 0.5 and 1: what rounding a score in 0..1 moves it at most"""
 
 
+@runtime_checkable
 class Scorer(Protocol):
     """How alike two embeddings are; higher is more alike."""
 
@@ -108,7 +109,10 @@ def _nearest(probes: np.ndarray, gallery: np.ndarray, k: int, scorer: Scorer) ->
         bound = best.scores[:, -1] - margin
         if start == 0 and len(block) > k:
             bound = np.partition(rough, len(block) - k, axis=1)[:, len(block) - k] - 2 * margin
-        row, column = np.nonzero(rough >= bound[:, None].astype(np.float32))
+        # flat: twice as fast as np.nonzero of two axes
+        row, column = np.divmod(
+            np.flatnonzero(rough >= bound[:, None].astype(np.float32)), len(block)
+        )
         if len(row):
             exact = score_pairs(probes, block, row, column, scorer)
             best = _merged(best, row, column + start, exact)

@@ -82,6 +82,7 @@ def cluster_faces(config: Cluster) -> Run:
             logger.info("%s: nothing was left to do", run.uri)
         run.lap("cluster")
         summary = write_clustered(run, source.run, decision)
+        logger.info("%s", ", ".join(f"{count:,} {name}" for name, count in summary.counts.items()))
         run.lap("report")
         run.finish(counts=dict(summary.counts), report=run.path("report", "index.html"))
     return run

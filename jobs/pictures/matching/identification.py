@@ -153,6 +153,7 @@ def identify(config: Identify) -> Run:
         people = frozenset(name for name, _ in gallery.people())
         summary = write_identified(run, source.run, decision, people)
         _check(source, summary.counts)
+        logger.info("%s", ", ".join(f"{count:,} {name}" for name, count in summary.counts.items()))
         run.lap("report")
         run.finish(counts=dict(summary.counts), report=run.path("report", "index.html"))
     return run

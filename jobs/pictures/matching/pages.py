@@ -123,12 +123,12 @@ def identified_page(
             Figure(name="Unknown", value=f"{counts['unknown']:,}", note="faces"),
         ]
     told = _threshold(decision)
-    svg = charts.histogram(summary.scores.tolist(), BINS.tolist(), "similarity")
-    chart = Chart(title="Faces by similarity to the nearest person", svg=svg, caption=told)
+    svg = charts.histogram(summary.scores.tolist(), BINS.tolist(), "similarity", "faces")
+    chart = Chart(title="Faces by similarity to the nearest person", svg=svg)
     sections = [Section(title="Results", text=told, charts=[chart])]
     judged = [(words, counts[name]) for name, words in EVENTS.items() if counts[name]]
     if judged:
-        text = "Faces whose person is known, alone in their picture, that are not enrolled."
+        text = "Faces of known people, alone in their picture, that were not themselves enrolled."
         table = Table(columns=("outcome", "faces"), rows=judged)
         sections.append(Section(title="Beside the truth", text=text, tables=[table]))
     titles = {
@@ -215,7 +215,7 @@ def write_verified(run: Run, table: pa.Table, decision: Decision) -> Counter[str
             judged[row["truth"], row["same"]] += 1
     told = _threshold(decision)
     bars = np.histogram(np.clip(np.array(scores, np.float64), -1, 1), BINS)[0]
-    svg = charts.histogram(bars.tolist(), BINS.tolist(), "similarity")
+    svg = charts.histogram(bars.tolist(), BINS.tolist(), "similarity", "pairs")
     sections = [
         Section(title="Results", text=told, charts=[Chart(title="Pairs by similarity", svg=svg)])
     ]

@@ -95,6 +95,7 @@ def verify(config: Verify) -> Run:
         pq.write_table(table.replace_schema_metadata(metadata), sink, compression="zstd")
         run.put(f"results/{PART}", sink.getvalue())
         counts = write_verified(run, table, decision)
+        logger.info("%s", ", ".join(f"{count:,} {name}" for name, count in counts.items()))
         run.finish(counts=dict(counts), report=run.path("report", "index.html"))
     return run
 

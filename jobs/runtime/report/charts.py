@@ -74,11 +74,13 @@ def bars(names: Sequence[str], values: Sequence[int], muted: Sequence[str] = ())
     return _svg(width, max(len(names), 1) * step, f"bar chart of {len(names)} values", marks)
 
 
-def histogram(counts: Sequence[int], edges: Sequence[float], axis: str) -> Markup:
+def histogram(
+    counts: Sequence[int], edges: Sequence[float], axis: str, counted: str = "images"
+) -> Markup:
     """Vertical bars of counts between `edges` (one more than counts), rising."""
     top = _ceiling(max(counts, default=0))
     frame = Frame(x_range=(float(edges[0]), float(edges[-1])), y_range=(0, top), left=64)
-    marks = _axes(frame, axis, "images", _ticks(*frame.x_range), _count_ticks(top))
+    marks = _axes(frame, axis, counted, _ticks(*frame.x_range), _count_ticks(top))
     for count, low, high in zip(counts, edges[:-1], edges[1:], strict=True):
         start, end, y = frame.x(low) + 1, frame.x(high) - 1, frame.y(count)
         if count:
@@ -102,7 +104,6 @@ def lines(
     height: int = 470,
     diagonal: str = "",
     columns: int = 2,
-    x_ticks: Sequence[tuple[float, str]] = (),
 ) -> Markup:
     """Lines with a legend below; `diagonal` names the dashed line of chance.
 
