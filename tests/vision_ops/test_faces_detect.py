@@ -32,7 +32,7 @@ from vision_ops.models.mtcnn import columns_first
 from vision_ops.models.retinaface import VARIANCES, decode, fold_norms, priors
 from vision_ops.weights.face_detectors import convert_detector
 
-LOW = DetectorConfig(weights="made", min_confidence=0.3, max_faces=50)
+LOW = DetectorConfig(min_confidence=0.3, max_faces=50)
 MAKERS = {
     "mtcnn": save_mtcnn,
     "retinaface": save_retinaface,
@@ -106,7 +106,7 @@ def test_a_face_is_found_where_it_is(paths, name):
     picture = np.zeros((96, 128, 3), np.uint8)
     picture[64:96, 32:64] = (0, 0, 255)
     picture[0:32, 96:128] = (255, 0, 0)  # BGR taken for RGB would find this one
-    (faces,) = make_detector(DetectorConfig(weights=name, min_face_px=12), paths[name])([picture])
+    (faces,) = make_detector(DetectorConfig(min_face_px=12), paths[name])([picture])
     np.testing.assert_allclose(faces.boxes, [[32, 64, 64, 96]], atol=1e-3)
     quarters = [[40, 72], [56, 72], [48, 80], [40, 88], [56, 88]]
     wanted = np.full((1, 5, 2), np.nan) if name == "onnx" else [quarters]
@@ -126,7 +126,7 @@ def test_onnx_file_of_any_size_is_asked_at_sizes_that_halve(tmp_path):
     told.write_text(format_to_json(OnnxFormat(scores="s", boxes="b")))
     path = tmp_path / "y.onnx"
     convert_detector(f"face_detector:onnx:{told}", [tmp_path / "x.onnx"], "CC0", "made", path)
-    config = DetectorConfig(weights="made", min_face_px=16, iou=0.99)
+    config = DetectorConfig(min_face_px=16, iou=0.99)
     (faces,) = make_detector(config, path)([np.zeros((100, 1000, 3), np.uint8)])
     # looked at in 1000 px, rounded up to 1024, too large a face there; and in 500, up to 512
     np.testing.assert_allclose(faces.boxes, [[0, 0, 512 / 0.5, 64 / 0.5]], rtol=1e-5)
@@ -289,7 +289,7 @@ def test_weights_of_something_else_are_no_detector(tmp_path):
 
     path = save_untrained(tmp_path / "net.safetensors", 32)
     with pytest.raises(ValueError, match="residual finds no faces; face_detector:mtcnn"):
-        make_detector(DetectorConfig(weights=path), path)
+        make_detector(DetectorConfig(), path)
 
 
 def test_checkpoint_holds_all_three_networks_strictly(paths):

@@ -21,10 +21,8 @@ DetectorKind = Literal["mtcnn", "retinaface", "yunet", "onnx"]
 
 @dataclass(frozen=True, kw_only=True)
 class DetectorConfig:
-    """Which network finds faces, and what of it is kept."""
+    """What of the faces that a detector finds is kept."""
 
-    weights: str = "yunet"
-    """checkpoint of a detector of faces, or a name that `jobs.weights pull` knows"""
     min_confidence: float = 0.8
     """faces below are left out, 0..1; what it is a probability of differs between detectors"""
     min_face_px: float = 20.0
@@ -59,24 +57,22 @@ class Detector(Protocol):
         ...
 
 
-def kind_of_detector(config: DetectorConfig, card: Card) -> DetectorKind:
+def kind_of_detector(card: Card, weights: str | Path) -> DetectorKind:
     """Which detector a card is of. Raises ValueError where it is of none."""
     kinds: dict[str, DetectorKind] = {f"{FACE_DETECTOR}{k}": k for k in get_args(DetectorKind)}
     if card.network not in kinds:
-        raise ValueError(
-            f"weights {config.weights}: {card.network} finds no faces; {', '.join(kinds)} do"
-        )
+        raise ValueError(f"weights {weights}: {card.network} finds no faces; {', '.join(kinds)} do")
     if not isinstance(card.preprocess, Canvas):
-        raise ValueError(f"weights {config.weights}: a detector's card says canvas, not pictures")
+        raise ValueError(f"weights {weights}: a detector's card says canvas, not pictures")
     return kinds[card.network]
 
 
 def make_detector(config: DetectorConfig, path: str | Path) -> Detector:
-    """The detector of a checkpoint on this machine (which `config.weights` was resolved to).
+    """The detector of a checkpoint on this machine.
 
     Raises ValueError for a file that is none, damaged, or needs an extra that is not installed.
     """
-    kind = kind_of_detector(config, read_card(path))
+    kind = kind_of_detector(read_card(path), path)
     # each import is its own library: who finds by YuNet needs no ONNX Runtime
     if kind == "mtcnn":
         from vision_ops.faces.mtcnn import MtcnnDetector

@@ -84,7 +84,7 @@ def check_embedder(card: Card, weights: str) -> FacePreprocess:
 def check_finding(config: FacesConfig, card: Card | None) -> None:
     """Raise ValueError where what is asked is not for how faces are found; `card`: a detector's."""
     if card is not None:
-        kind_of_detector(config.detect, card)
+        kind_of_detector(card, config.detector)
     elif config.detect != DetectorConfig():
         raise ValueError(f"op.detect: nothing is looked for with op.detector {config.detector}")
     elif config.finding == "none" and config.longest_px != LONGEST_PX:

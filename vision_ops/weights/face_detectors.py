@@ -65,7 +65,7 @@ def convert_detector(
 
 def check_detector(path: Path) -> None:
     """Raise ValueError where a detector does not load, or answers with what is no number."""
-    detector = make_detector(DetectorConfig(weights=str(path)), path)
+    detector = make_detector(DetectorConfig(), path)
     grey = np.full((64, 96, 3), 127, np.uint8)
     if is_onnx(path):
         from vision_ops.models.onnx_file import weights_are_finite  # of the extra
