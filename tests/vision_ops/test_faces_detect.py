@@ -227,11 +227,9 @@ def test_of_faces_that_overlap_the_surest_is_kept(seed, count, iou):
     corner = draw.uniform(-20, 60, (count, 2))
     boxes = np.concatenate([corner, corner + draw.uniform(5, 60, (count, 2))], axis=1)
     confidence = draw.permutation(count) / (count + 1)
-    found = (
-        torch.tensor(boxes).float(),
-        torch.tensor(draw.uniform(0, 9, (count, 5, 2))).float(),
-        torch.tensor(confidence).float(),
-    )
+    a = torch.tensor(boxes).float()
+    b = torch.tensor(draw.uniform(0, 9, (count, 5, 2))).float()
+    c = torch.tensor(confidence).float()
     config = DetectorConfig(min_confidence=0.2, min_face_px=15, max_faces=7, iou=iou)
     kept: list[int] = []
     for k in np.argsort(-confidence):
@@ -243,10 +241,10 @@ def test_of_faces_that_overlap_the_surest_is_kept(seed, count, iou):
         ):
             kept.append(k)
     half = count // 2
-    parts = [tuple(each[:half] for each in found), tuple(each[half:] for each in found)]
+    parts = [(a[part], b[part], c[part]) for part in (slice(half), slice(half, None))]
     faces = choose(parts, config)  # of two scales
     np.testing.assert_allclose(faces.boxes, boxes[kept[:7]].reshape(-1, 4), rtol=1e-6)
-    np.testing.assert_allclose(faces.landmarks, found[1][kept[:7]])
+    np.testing.assert_allclose(faces.landmarks, b[kept[:7]])
 
 
 def test_what_is_no_number_is_no_face():
