@@ -35,13 +35,11 @@ def untrained_retinaface() -> RetinaFace:
     torch.manual_seed(0)
     model = build("face_detector:retinaface", 0)
     assert isinstance(model, RetinaFace)
-    for head in model.ClassHead:
-        nn.init.normal_(head.conv1x1.weight, std=0.3)
-    for module in model.modules():
-        if isinstance(module, nn.BatchNorm2d):
-            nn.init.uniform_(module.running_var, 0.5, 2.0)
-            nn.init.normal_(module.running_mean, std=0.3)
-            nn.init.normal_(module.bias, std=0.1)
+    for name, tensor in model.state_dict().items():
+        if name.endswith("running_var"):
+            nn.init.uniform_(tensor, 0.5, 2.0)
+        elif name.endswith("running_mean") or ("ClassHead" in name and tensor.ndim == 4):
+            nn.init.normal_(tensor, std=0.3)
     return model.eval()
 
 

@@ -48,7 +48,7 @@ class DetectorConfig:
 class Detector(Protocol):
     """What each of them is. May be called by several threads."""
 
-    def __call__(self, images: Sequence[UInt8[ndarray, "H W 3"]]) -> list[Faces]:
+    def __call__(self, images: Sequence[UInt8[ndarray, "_ _ 3"]]) -> list[Faces]:
         """The faces of each picture, in its own pixels.
 
         Pictures are sRGB 0..255, of any sizes, each with a pixel at least; they are not written to.

@@ -5,6 +5,7 @@ goes through R-Net in full passes, and what is left through O-Net (Zhang et al. 
 """
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,9 +89,10 @@ class MtcnnDetector:
         ]
         found: list[list[Windows]] = [[] for _ in images]
         for part, rows in passes(views, MULTIPLE, self.pass_size, SCALING, self.device):
-            for each, *maps in zip(part, *self.networks.pnet(rows), strict=False):
-                found[each.image].append(read_map(each, maps[0], maps[1]))
-        return squared(suppressed(joined([part for parts in found for part in parts]), IOU))
+            maps = self.networks.pnet(rows)
+            for each, probability, offsets in zip(part, *maps, strict=False):
+                found[each.image].append(read_map(each, probability, offsets))
+        return squared(suppressed(joined(list(chain(*found))), IOU))
 
     def _judge(
         self,

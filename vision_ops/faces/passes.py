@@ -17,10 +17,10 @@ from torch import Tensor
 
 from vision_ops.preprocess import Channels
 
-Picture = UInt8[np.ndarray, "H W 3"]
+Picture = UInt8[np.ndarray, "_ _ 3"]
 PASS_SIZES = {"cpu": 1}
 """pictures in a pass of one shape. On CPUs one: at 640 x 480 more are not faster but slower, for
-what is computed leaves the cache (`python -m tests.benchmarks.faces` prints it)"""
+what is computed leaves the cache (`python -m tests.benchmarks.detectors` prints it)"""
 GPU_PASS_SIZE = 16
 
 
