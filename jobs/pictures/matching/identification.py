@@ -137,14 +137,11 @@ def identify(config: Identify) -> Run:
         todo = left_to_do(source, run)
         probes = sum(entry.size for entry in todo.values()) // (4 * gallery.size)
         if todo:
-            enrolled = frozenset(
-                id for _, (made, id), _ in gallery.faces() if made == source.run.fingerprint
-            )
             with open_search(gallery, k, scorer, config.resources.whole(), probes) as found:
                 search, callers = found
                 work = Identifier(
                     source=source, run=run, search=search, decision=decision,
-                    enrolled=enrolled, gallery=gallery.digest,
+                    enrolled=enrolled_of(gallery, source), gallery=gallery.digest,
                 )  # fmt: skip
                 _do(work, todo, callers)
         else:
@@ -157,6 +154,12 @@ def identify(config: Identify) -> Run:
         run.lap("report")
         run.finish(counts=dict(summary.counts), report=run.path("report", "index.html"))
     return run
+
+
+def enrolled_of(gallery: Gallery, source: FacesRun) -> frozenset[str]:
+    """Ids of the run's own faces that are in the gallery."""
+    made_by = source.run.fingerprint
+    return frozenset(id for _, (run, id), _ in gallery.faces() if run == made_by)
 
 
 def left_to_do(source: FacesRun, run: Run) -> dict[str, Entry]:
