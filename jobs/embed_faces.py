@@ -25,9 +25,9 @@ from functools import partial
 import tyro
 
 from jobs.pictures.bulk_config import BulkConfig
-from jobs.pictures.faces import inputs_of, make_work
+from jobs.pictures.faces import cut_out, inputs_of, make_work, request_of
 from jobs.pictures.localization import REPORT_PX, draw
-from jobs.pictures.network import facts
+from jobs.pictures.network import choose_network, facts, recalled
 from jobs.pictures.opening import open_source
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
@@ -39,6 +39,7 @@ from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
+from jobs.runtime.trial import sample_of
 from vision_ops.draw import Drawn
 from vision_ops.operators.embed_faces import FacesConfig, check_embedder, check_finding
 from vision_ops.weights import Resolved, resolve
@@ -89,17 +90,23 @@ def main(config: Config) -> Run:
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
         resources = decide_engine(config.resources, plan.rows)
-        work = make_work(config.op, config.decode, resources, embedder, detector)
+        request = request_of(embedder)
+        make = partial(make_work, config.op, config.decode, resources, embedder, detector)
         if config.dry_run:
-            sys.stdout.write(describe(run, plan, work, resources))
+            sys.stdout.write(describe(run, plan, make(recalled(request)), resources))
             return run
+        choice = None
+        if plan.todo:
+            source = sample_of(plan, run.uri, resources)
+            choice = choose_network(run, resources, request, config.decode, source, plan.rows)
         run.note(
             weights=facts(embedder),
             embedder=named(embedder),
             detector=facts(detector) if detector else None,
         )
-        bulk.apply(run, plan, work, resources)
-        page = report.write(run, partial(drawn, run, config.decode.max_megapixels))
+        bulk.apply(run, plan, make(choice), resources)
+        draws = partial(drawn, run, config.decode.max_megapixels)
+        page = report.write(run, draws, partial(cut, run))
         run.lap("report")
         run.finish(report=page)
     return run
@@ -137,6 +144,12 @@ def drawn(
 def parse(arguments: list[str]) -> Config:
     """The options of the command line."""
     return tyro.cli(Config, args=arguments, prog="python -m jobs.embed_faces", description=__doc__)
+
+
+def cut(run: Run, faces: Sequence[tuple[str, Sequence[float]]]) -> list[bytes]:
+    """Single faces (image id and box) cut out; empty bytes for those that are gone."""
+    found = cut_out(run, dict(enumerate(faces)))
+    return [found.get(number, b"") for number in range(len(faces))]
 
 
 if __name__ == "__main__":

@@ -48,7 +48,7 @@ def main(config: Config) -> None:
             for count in (1, 4, 8, 16):
                 spent = _pass(forward, count, size)
                 sys.stdout.write(row.format(path.name, f"network, {count} a pass", spent))
-        detect = make_detector(DetectorConfig(weights=str(path)), path)
+        detect = make_detector(DetectorConfig(), path)
         spent = _least(partial(detect, list(noise))) / len(noise)
         sys.stdout.write(row.format(path.name, "detector", spent))
 

@@ -53,6 +53,7 @@ def main(config: Config) -> None:
         json.dump(run_plain(config), sys.stdout)
         return
     rates: dict[str, list[float]] = {"plain script": [], "Argus": [], "Argus, start left out": []}
+    near = ""
     with tempfile.TemporaryDirectory() as folder:
         photos = copied(config, Path(folder) / "photos")
         for number in range(config.rounds):

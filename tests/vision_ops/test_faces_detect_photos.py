@@ -32,7 +32,7 @@ def detect(request, shared_data, tmp_path_factory) -> Detector:
     path = tmp_path_factory.mktemp("detector") / f"w{suffix}"
     states = [shared_data / "weights" / name for name in STATES[request.param]]
     convert_detector(f"face_detector:{request.param}", states, "MIT", "published", path)
-    return make_detector(DetectorConfig(weights=str(path), min_confidence=0.9), path)
+    return make_detector(DetectorConfig(), path)
 
 
 @pytest.mark.slow

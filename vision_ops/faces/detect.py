@@ -23,7 +23,7 @@ DetectorKind = Literal["mtcnn", "retinaface", "yunet", "onnx"]
 class DetectorConfig:
     """What of the faces that a detector finds is kept."""
 
-    min_confidence: float = 0.8
+    min_confidence: float = 0.9
     """faces below are left out, 0..1; what it is a probability of differs between detectors"""
     min_face_px: float = 20.0
     """faces whose box has a longer side below are not searched for: half of it is four times the

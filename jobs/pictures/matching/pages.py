@@ -1,30 +1,23 @@
 """The pages of match_faces: who was named, which pairs agree, which people were found."""
 
 import heapq
-import logging
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from io import BytesIO
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.pictures.faces import cut_out
 from jobs.pictures.matching.thresholds import Decision
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import Extremes, about
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
-from jobs.runtime.reread import read_images
 from jobs.runtime.run import Run
-from vision_ops.decode import UnreadableImageError
-from vision_ops.faces.pictures import cut_face
 
-logger = logging.getLogger(__name__)
-
-FACE_PX = 112
 NUM_PICTURES = 12
 NUM_PEOPLE, FACES_OF_EACH = 30, 8
 NUM_NAMED = 100
@@ -252,20 +245,7 @@ def pictured(source: Run, run: Run, ids: Iterable[str]) -> dict[str, bytes]:
     for batch in run.results(("id", "image", "box")):
         for row in batch.filter(pc.field("id").isin(values)).to_pylist():
             boxes[row["id"]] = row["image"], row["box"]
-    originals = read_images(source, sorted({image for image, _ in boxes.values()}))
-    limit = source.manifest["config"].get("decode", {}).get("max_megapixels", 100.0)
-    found = {}
-    for id, (image, box) in boxes.items():
-        if image in originals:
-            try:
-                cut = cut_face(originals[image], box, FACE_PX, limit)
-            except UnreadableImageError as changed:
-                logger.warning("no picture of %s in the report: %s", id, changed)
-                continue
-            target = BytesIO()
-            cut.save(target, "JPEG", quality=88)
-            found[id] = target.getvalue()
-    return found
+    return cut_out(source, boxes)
 
 
 def _image_figures(counts: Mapping[str, int]) -> list[Figure]:

@@ -19,9 +19,11 @@ NUM_BINS = 20
 NUM_PICTURES = 12
 MANY = 10
 """faces of an image from which on the chart has one bar"""
-Boxes = Mapping[str, Sequence[Sequence[float]]]
-Draw = Callable[[Boxes], Mapping[str, bytes]]
+Box = Sequence[float]
+Draw = Callable[[Mapping[str, Sequence[Box]]], Mapping[str, bytes]]
 """ids and the boxes of their faces -> pictures with these drawn"""
+Cut = Callable[[Sequence[tuple[str, Box]]], Sequence[bytes]]
+"""ids and boxes of single faces -> pictures of these, empty where one cannot be had"""
 
 
 class Summary:
@@ -64,12 +66,12 @@ class Summary:
             return boxes.slice(start, int(counts[row])).to_pylist()[first:stop]
 
         for row in np.argsort(-counts, kind="stable")[:NUM_PICTURES]:
-            if counts[row]:
+            if counts[row] > 1:
                 self.most.append((int(counts[row]), ids[int(row)].as_py(), boxes_of(row)))
         for face in np.argsort(quality, kind="stable")[:NUM_PICTURES]:
             row = int(np.searchsorted(ends, face, side="right"))
             place = int(face - (ends[row] - counts[row]))
-            one = boxes_of(row, place, place + 1)
+            (one,) = boxes_of(row, place, place + 1)
             self.poorest.append((float(quality[face]), ids[row].as_py(), one))
         self.most = heapq.nsmallest(NUM_PICTURES, self.most, key=lambda one: (-one[0], one[1]))
         self.poorest = heapq.nsmallest(NUM_PICTURES, self.poorest, key=lambda one: one[:2])
@@ -79,12 +81,12 @@ def _binned(values: np.ndarray) -> np.ndarray:
     return np.histogram(values, NUM_BINS, range=(0, 1))[0]
 
 
-def write(run: Run, draw: Draw) -> str:
+def write(run: Run, draw: Draw, cut: Cut) -> str:
     """Put report/index.html of a run; returns its URI."""
     summary = Summary()
     for batch in run.results(COLUMNS):
         summary.add(batch)
-    sections = [*_charts(summary), *_pictures(summary, draw), *_failed(summary), *about(run)]
+    sections = [*_charts(summary), *_pictures(summary, draw, cut), *_failed(summary), *about(run)]
     data = page(title_of(run), run.uri, list(_figures(run, summary)), sections)
     return run.put("report/index.html", data)
 
@@ -113,26 +115,28 @@ def _charts(summary: Summary) -> Iterator[Section]:
             ("Quality", summary.quality, told),
             ("Confidence", summary.confidence, "Of the detector that it is a face at all."),
         ):
-            svg = charts.histogram(bins.tolist(), edges, title.lower())
+            svg = charts.histogram(bins.tolist(), edges, title.lower(), "faces")
             drawn.append(Chart(title=title, svg=svg, caption=caption))
     yield Section(title="Faces", charts=drawn)
 
 
-def _pictures(summary: Summary, draw: Draw) -> Iterator[Section]:
-    groups: list[tuple[str, list[tuple[str, str, Any]]]] = [
-        ("Most faces", [(id, f"{n:,} faces", boxes) for n, id, boxes in summary.most]),
-        ("Lowest quality", [(id, f"quality {q:.2f}", boxes) for q, id, boxes in summary.poorest]),
-        ("Without a face", [(id, "", []) for id in summary.faceless]),
-    ]
-    if set(summary.per_image) == {1}:
-        groups = groups[1:]  # one face each: none has most
-    for title, shown in groups:
-        images = draw({id: boxes for id, _, boxes in shown}) if shown else {}
+def _pictures(summary: Summary, draw: Draw, cut: Cut) -> Iterator[Section]:
+    shown = [(id, f"{count:,} faces", boxes) for count, id, boxes in summary.most]
+    without = [(id, "", []) for id in summary.faceless]
+    for title, rows in (("Most faces", shown), ("Without a face", without)):
+        images = draw({id: boxes for id, _, boxes in rows}) if rows else {}
         thumbnails = [
-            Thumbnail(title=id, image=images.get(id, b""), caption=told) for id, told, _ in shown
+            Thumbnail(title=id, image=images.get(id, b""), caption=told) for id, told, _ in rows
         ]
         if thumbnails:
             yield Section(title=title, thumbnails=thumbnails)
+    if summary.poorest:
+        faces = cut([(id, box) for _, id, box in summary.poorest])
+        thumbnails = [
+            Thumbnail(title=id, image=face, caption=f"quality {quality:.2f}")
+            for (quality, id, _), face in zip(summary.poorest, faces, strict=True)
+        ]
+        yield Section(title="Lowest quality", thumbnails=thumbnails)
 
 
 def _failed(summary: Summary) -> list[Section]:
