@@ -7,7 +7,8 @@ The plain script is what one writes: torch in fp32 on all cores, one photograph 
 one face at a time by OpenCV, the embedder on a crop and its mirror image. It is given Argus'
 detector and networks, which it calls with one photograph, one face. Both read the photographs
 `copies` times, in turns, each round in fresh processes; imports and loading do not count for the
-script, everything does for Argus. Prints median rates, the ratio, and how near the embeddings are.
+script, everything does for Argus. Both reduce photographs alike (`--decode.mode exact`).
+Prints median rates, the ratio, and how near the embeddings are.
 """
 
 import json
@@ -39,6 +40,8 @@ class Config:
     """checkpoint of what finds faces"""
     embedder: str
     """checkpoint of what embeds them"""
+    longest_px: int = 1024
+    """both reduce larger photographs to it first"""
     copies: int = 10
     """times that each photograph is read"""
     rounds: int = 3
@@ -97,6 +100,7 @@ def called(module: str, config: Config, only: str) -> bytes:
     words = [
         *("--photos", str(asked.photos), "--detector", asked.detector),
         *("--embedder", asked.embedder, "--copies", str(asked.copies), "--only", only),
+        *("--longest-px", str(asked.longest_px)),
     ]
     return subprocess.run(
         [sys.executable, "-m", module, *words], check=True, stdout=subprocess.PIPE
@@ -107,7 +111,8 @@ def argus(config: Config, photos: Path, out: Path) -> None:
     """The job, as one calls it."""
     words = [
         *("--data.uri", str(photos), "--op.detector", config.detector),
-        *("--op.weights", config.embedder, "--op.longest-px", "2048", "--out", str(out)),
+        *("--op.weights", config.embedder, "--out", str(out)),
+        *("--op.longest-px", str(config.longest_px), "--decode.mode", "exact"),
     ]
     subprocess.run(
         [sys.executable, "-m", "jobs.embed_faces", *words], check=True, stderr=subprocess.DEVNULL
@@ -119,6 +124,7 @@ def run_plain(config: Config) -> dict[str, object]:
     import cv2
     import torch
 
+    from vision_ops.canvas import Canvas
     from vision_ops.checkpoint import load_checkpoint
     from vision_ops.faces import FacePreprocess
     from vision_ops.faces.align import similarity
@@ -132,7 +138,9 @@ def run_plain(config: Config) -> dict[str, object]:
     faces: dict[str, list[list[float]]] = {}
     paths, start = files_of(config.photos), time.perf_counter()
     for path in paths * config.copies:
-        pixels = np.asarray(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
+        size = Canvas(longest_px=config.longest_px).size_of(image.height, image.width)
+        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
         found, embeddings = detect([pixels])[0], []
         for matrix in similarity(found.landmarks, face.height_px, face.template).numpy():
             crop = cv2.warpAffine(pixels, matrix, (face.width_px, face.height_px))
