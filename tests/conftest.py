@@ -21,6 +21,7 @@ TENSOR_CODE = [
         "augment",
         "augment_boxes",
         "class_maps",
+        "faces",
         "learners",
         "losses",
         "models",
