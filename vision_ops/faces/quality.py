@@ -15,6 +15,8 @@ GOOD_EYES_PX = 28.0
 crop, below which a crop shows less than its pixels could"""
 SHARP = 0.03
 """variance of the Laplacian over that of the grey levels from which a crop counts as sharp"""
+ROUNDING = 20 / 12
+"""variance of the Laplacian of what rounding to whole levels changes: (4 * 4 + 4) / 12"""
 LEAST = 0.01
 """of a part in the mean: one that is wrong does not say everything"""
 BOX_TO_EYES = 0.45
@@ -92,8 +94,9 @@ def sharpness(crops: UInt8[np.ndarray, "N S S 3"]) -> Float64[np.ndarray, "N"]:
     """Variance of the Laplacian of the grey levels over their own variance, of SHARP, to 1.
 
     Variance of the Laplacian (Pech-Pacheco et al. 2000) measures fine detail; divided by that of
-    the levels themselves it does not grow with contrast. The centre of the crop, three quarters of
-    its side, counts: corners are background or black. 0 for a crop of one grey.
+    the levels themselves it does not grow with contrast, and what rounding adds is taken off. The
+    centre of the crop, three quarters of its side, counts: corners are background, or black. 0 for
+    a crop of one grey.
     """
     side = crops.shape[1]
     edge = side // 8
@@ -101,7 +104,7 @@ def sharpness(crops: UInt8[np.ndarray, "N S S 3"]) -> Float64[np.ndarray, "N"]:
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     fine = (around - 4 * grey[:, 1:-1, 1:-1]).astype(np.float64).var(axis=(1, 2))
     spread = grey.astype(np.float64).var(axis=(1, 2))
-    share = fine / np.maximum(spread, 1.0)
+    share = np.maximum(fine - ROUNDING, 0) / np.maximum(spread, 1.0)
     return np.clip(share / SHARP, 0, 1)
 
 

@@ -7,7 +7,9 @@ TORCHVISION = "BSD-3-Clause (code); ImageNet terms (training data)"
 SWAG = "CC-BY-NC-4.0"
 """torchvision's SWAG weights: its metadata links to the licence instead of naming it"""
 NON_COMMERCIAL = re.compile(
-    r"(?<![a-z])nc(?![a-z])|non-?\s?commercial|research[ -]only|apple-amlr|seer-license", re.I
+    r"(?<![a-z])nc(?![a-z])|non-?\s?commercial"
+    r"|(?:research|academic)(?: (?:use|purposes?))?[ -]only|apple-amlr|seer-license",
+    re.I,
 )
 """apple-amlr and seer-license say so in their text, not in their name"""
 
