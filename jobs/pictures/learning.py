@@ -1,6 +1,6 @@
 """The labelled data of a training, read and decoded: what it learns from, what it validates on."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from jobs.runtime.examples import Examples, ReaderArgs, refuse_shared_groups, validation_part
@@ -58,8 +58,13 @@ def make_reading(run_uri: str, request: TrainingJobConfig, plan: Plan) -> Reader
     )
 
 
-def read_data(run: Run, request: TrainingJobConfig) -> tuple[Examples, Examples]:
-    """Examples to learn from and to validate on. The plans come first: they need no Ray."""
+def read_data(
+    run: Run, request: TrainingJobConfig, *, whole_classes: bool = False
+) -> tuple[Examples, Examples]:
+    """Examples to learn from and to validate on. The plans come first: they need no Ray.
+
+    `whole_classes`: each class is on one side alone, as if it were the group of its examples.
+    """
     plans = [plan_source(run, request, "data")]
     if request.validation.uri:
         aside = Run(run.path("validation"), run.storage, {})
@@ -68,10 +73,15 @@ def read_data(run: Run, request: TrainingJobConfig) -> tuple[Examples, Examples]
         read_examples(plan, make_reading(where, request, plan), request.resources)
         for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
     ]
+    escape: dict[str, str] = {}
+    if whole_classes:
+        found = [replace(each, groups=each.truths) for each in found]
+        escape = {"escape": ""}
     if len(found) == 2:
-        refuse_shared_groups(found[0], found[1])
+        refuse_shared_groups(found[0], found[1], **escape)
         return found[0], found[1]
-    kept = validation_part(found[0], request.training.validation_fraction, request.training.seed)
+    asked = request.training
+    kept = validation_part(found[0], asked.validation_fraction, asked.seed, **escape)
     return found[0].take(~kept), found[0].take(kept)
 
 
