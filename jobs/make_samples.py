@@ -2,6 +2,7 @@
 
     python -m jobs.make_samples                    # digits, photographs, signals, volumes, clips
     python -m jobs.make_samples --with-broken      # and a folder of odd and broken files
+    python -m jobs.make_samples --kind faces       # one kind alone
 
 writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9"; 1,437 and 360 rows
          photos/{china,flower}/*.jpg     pieces of scikit-learn's two photographs
@@ -11,6 +12,8 @@ writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9";
          signals/{train,test}.ts         waves of four shapes, 96 and 96 of 128 samples
          volumes/{train,test}/0..9/      digits as bodies in space, 600 and 150 NIfTI files
          clips/{train,test}/{left,…}/*.mp4   a blob that moves left, right, up, down; 160 and 80
+         faces/{train,test}/*.parquet    id, image (JPEG, 64x64), label: the person; 400 synthetic
+                                         people with 12 pictures each, and 200 others with 8
          broken/                         cut off, damaged, mislabelled, huge, rotated, oddly named
 
 What lies there already is not written again.
@@ -27,7 +30,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -37,6 +40,7 @@ from PIL import Image
 from sklearn.datasets import load_digits, load_sample_image
 from sklearn.model_selection import train_test_split
 
+from jobs.pictures.samples.faces import faces
 from jobs.pictures.samples.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
 from jobs.pictures.samples.shapes import shapes
 from jobs.pictures.samples.signals_and_volumes import signals, volumes
@@ -67,6 +71,10 @@ class Config:
 
     out: str = "runs/make_samples"
     """run directory, local path or s3:// URI"""
+    kind: Literal[
+        "all", "digits", "photos", "shapes", "signals", "volumes", "clips", "faces", "broken"
+    ] = "all"
+    """which samples; all: but broken"""
     with_broken: bool = False
     """also make the folder of odd and broken files"""
     seed: int = 0
@@ -82,8 +90,8 @@ def main(config: Config) -> None:
     with Run.open(
         config.out, job="make_samples", config=config, identity=identity, storage=storage
     ) as run:
-        wanted = [name for name in TREES if config.with_broken or name != "broken"]
-        if find_spec("av") is None:
+        wanted = [name for name in TREES if is_asked_for(config, name)]
+        if "clips" in wanted and find_spec("av") is None:
             wanted.remove("clips")
             logger.info("no clips: they need the package av: pip install -e '.[video]'")
         trees: dict[str, Any] = run.manifest.get("counts", {})
@@ -97,6 +105,13 @@ def main(config: Config) -> None:
             trees = {**trees, name: found(run, name)}
             logger.info("%s: %s, %d files written", run.uri, name, num_written)
         run.finish(counts=trees)
+
+
+def is_asked_for(config: Config, tree: str) -> bool:
+    """Whether a tree of TREES is to be made."""
+    if tree == "broken":
+        return config.with_broken or config.kind == tree
+    return config.kind in ("all", tree)
 
 
 def found(run: Run, tree: str) -> dict[str, int]:
@@ -358,6 +373,7 @@ TREES: dict[str, Callable[[int], Files]] = {
     "signals": signals,
     "volumes": volumes,
     "clips": clips,
+    "faces": faces,
     "broken": broken,
 }
 """folder of the run directory -> its files, always the same for a seed"""

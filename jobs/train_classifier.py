@@ -111,7 +111,7 @@ def as_training(
 TASK = Task(
     job="train_classifier",
     as_training=as_training,
-    loss_of_chance=lambda training: entropy(training.validate_truth["target"]),
+    loss_of_chance=lambda _, training: entropy(training.validate_truth["target"]),
     told={"accuracy": "accuracy"},
 )
 

@@ -92,7 +92,7 @@ def truth_of(side: Learnable, classes: Sequence[str]) -> dict[str, np.ndarray]:
     return {"target": targets(side.labels, classes, "classes"), "box": side.boxes}
 
 
-def loss_of_chance(training: Training) -> float:
+def loss_of_chance(_: Config, training: Training) -> float:
     """Of one who names classes by their shares and always gives the mean box learnt from."""
     mean = torch.from_numpy(training.learn_truth["box"].mean(axis=0))
     boxes = torch.from_numpy(training.validate_truth["box"])

@@ -79,17 +79,25 @@ def with_engine(request: Request, plans: Sequence[Plan]) -> Request:
 
 
 def read_data(
-    run: Run, request: TrainingJobConfig, plans: Sequence[Plan]
+    run: Run, request: TrainingJobConfig, plans: Sequence[Plan], *, whole_classes: bool = False
 ) -> tuple[Examples, Examples]:
-    """Examples to learn from and to validate on, of a request whose engine is decided."""
+    """Examples to learn from and to validate on, of a request whose engine is decided.
+
+    `whole_classes`: each class is on one side alone, as if it were the group of its examples.
+    """
     found = [
         read_examples(plan, make_reading(where, request, plan), request.resources)
         for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
     ]
+    escape: dict[str, str] = {}
+    if whole_classes:
+        found = [replace(each, groups=each.truths) for each in found]
+        escape = {"escape": ""}
     if len(found) == 2:
-        refuse_shared_groups(found[0], found[1])
+        refuse_shared_groups(found[0], found[1], **escape)
         return found[0], found[1]
-    kept = validation_part(found[0], request.training.validation_fraction, request.training.seed)
+    asked = request.training
+    kept = validation_part(found[0], asked.validation_fraction, asked.seed, **escape)
     return found[0].take(~kept), found[0].take(kept)
 
 

@@ -19,9 +19,8 @@ from jobs.pictures.learning import (
     with_engine,
 )
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
-from jobs.runtime.epochs import sample_of
-from jobs.runtime.examples import Examples
-from jobs.runtime.learner import Learner, Metrics, Training
+from jobs.runtime.examples import Examples, whole_groups
+from jobs.runtime.learner import Learner, Metrics, Training, sample_of
 from jobs.runtime.mixed import read_precision
 from jobs.runtime.plan import Plan
 from jobs.runtime.report import training as training_report
@@ -65,10 +64,12 @@ class Task(Generic[Asked]):
     job: str
     """as manifests name it"""
     as_training: AsTraining[Asked]
-    loss_of_chance: Callable[[Training], float]
+    loss_of_chance: Callable[[Asked, Training], float]
     """of one who knows no more than how often each answer is right"""
     told: dict[str, str]
     """metric -> its name for a person, the chief one first"""
+    whole_classes: bool = False
+    """a class is learnt from or validated on as a whole: what is learnt is for others than these"""
 
 
 def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
@@ -95,7 +96,7 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
         run.note(status="running")
         history = fit(training, config.resources)
         run.lap("training")
-        finish(run, training, history, task)
+        finish(run, config, training, history, task)
     return run
 
 
@@ -118,9 +119,11 @@ def make_training(
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
     if start is not None:
         run.put(START, start.path.read_bytes())
-    learn, validate = read_data(run, config, plans)
+    learn, validate = read_data(run, config, plans, whole_classes=task.whole_classes)
     asked = config.training
-    if asked.max_examples:
+    if asked.max_examples and task.whole_classes:
+        learn = learn.take(whole_groups(learn.groups, asked.max_examples, asked.seed))
+    elif asked.max_examples:
         learn = learn.take(sample_of(len(learn), asked.max_examples, asked.seed))
     uri = run.path(START) if start else ""
     training = task.as_training(run, config, learn, validate, uri, True)
@@ -168,11 +171,13 @@ def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None)
     return describe_training(run, plans, training, config.resources)
 
 
-def finish(run: Run, training: Training, history: Sequence[Metrics], task: Task[Asked]) -> None:
+def finish(
+    run: Run, config: Asked, training: Training, history: Sequence[Metrics], task: Task[Asked]
+) -> None:
     """Say what came out, in the manifest and to the person."""
-    best, chance = best_of(history, training.monitor), task.loss_of_chance(training)
-    rests = _rests_on(best, training, task)
-    report = training_report.write(run, history, chance, rests)
+    best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
+    warning, rests = training.alarm(history[-1]), _rests_on(best, training, task)
+    report = training_report.write(run, history, chance, rests, warning)
     run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(
@@ -182,7 +187,10 @@ def finish(run: Run, training: Training, history: Sequence[Metrics], task: Task[
         report=report,
         precision=read_precision(run.uri, run.storage) or {"precision": training.config.precision},
     )
-    logger.info("%s", training_report.judge(history, chance))
+    if warning:
+        logger.warning("%s", warning)
+    else:
+        logger.info("%s", training_report.judge(history, chance))
     logger.info(
         "%s: %s on %d images kept back, of epoch %d",
         run.path(BEST), tell(best, task), len(training.validate), best["epoch"],

@@ -1,6 +1,7 @@
 """What a training leaves in its run directory, each file put whole by the first worker.
 
-checkpoints/{last,best}.safetensors   weights with their card, after each epoch
+checkpoints/{last,best}.safetensors   weights with their card, after each epoch; what a learner has
+                                      beside them: {last,best}.head.safetensors
 checkpoints/state.pt                  what the next attempt goes on from, also within an epoch
 metrics.jsonl                         a line per epoch
 tensorboard/                          the same as events, if asked for
@@ -8,6 +9,7 @@ tensorboard/                          the same as events, if asked for
 
 import io
 import json
+import posixpath
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -26,12 +28,13 @@ METRICS = "metrics.jsonl"
 def put_weights(training: Training, learner: Learner, history: list[Metrics]) -> None:
     """Put the checkpoints of an epoch: last, and best where it is."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "last.safetensors"
-        learner.save(path)
-        weights = path.read_bytes()
-    training.put(LAST, weights)
-    if best_of(history, training.monitor) is history[-1]:
-        training.put(BEST, weights)
+        learner.save(Path(folder) / posixpath.basename(LAST))
+        files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+    is_best = best_of(history, training.monitor) is history[-1]
+    for name, data in files.items():
+        training.put(f"checkpoints/{name}", data)
+        if is_best:
+            training.put(f"checkpoints/{name.replace('last', 'best', 1)}", data)
 
 
 def put_state(training: Training, learner: Learner, state: State) -> None:

@@ -31,7 +31,10 @@ from jobs.runtime.learner import (
     Place,
     State,
     StepsDone,
+    Sums,
     Training,
+    added,
+    sample_of,
     steps_per_epoch,
 )
 from jobs.runtime.mixed import settle_precision, shared_network
@@ -70,7 +73,8 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
         start = time.monotonic()
         share_buffers(learner, place)
         steps, epoch = state.step, len(state.history)
-        seen = sample_of(len(training.learn), len(training.validate), config.seed)
+        count, wanted = len(training.learn), len(training.validate)
+        seen = training.order.compared(count, wanted, config.seed)
         learnt = learner.summarize(evaluate(learner, learn, training.learn_truth, seen, place))
         everything = np.arange(len(training.validate))
         metrics: Metrics = {
@@ -114,14 +118,15 @@ def learn_epoch(
     workers, each of which takes every n-th picture of a batch, nor on where an attempt began.
     """
     config, epoch = training.config, len(state.history)
-    order = np.random.default_rng([config.seed, epoch]).permutation(len(training.learn))
-    steps, size = steps_per_epoch(len(order), config), batch_size(training, place)
+    batches = training.order.batches(len(training.learn), config, epoch)
+    steps, size = steps_per_epoch(len(training.learn), config), batch_size(training, place)
+    batches = batches[:, :size]
     start = saved = time.monotonic()
     before = state.seconds
     sums: Counter[str] = Counter()
     bad: dict[str, float] = {}
     for step in range(state.step, steps):
-        chosen = order[step * config.batch_size :][:size][place.rank :: place.num_workers]
+        chosen = batches[step, place.rank :: place.num_workers]
         seed = np.random.SeedSequence([config.seed, epoch, step]).generate_state(1)[0]
         learner.reseed(int(seed), place.rank, place.num_workers)
         scalars = learner.step(make_batch(pictures, training.learn_truth, chosen))
@@ -131,7 +136,7 @@ def learn_epoch(
         if (step + 1) % SYNC_STEPS and step + 1 < steps:
             continue
         shared = merged({**sums, **bad}, place)
-        check_finite(training, order, epoch, shared, size)
+        check_finite(training, batches, epoch, shared)
         done, state.step = step + 1 - state.step, step + 1
         total = Counter(state.sums)
         total.update(shared)
@@ -147,7 +152,7 @@ def learn_epoch(
 
 
 def check_finite(
-    training: Training, order: np.ndarray, epoch: int, shared: Mapping[str, float], size: int
+    training: Training, batches: np.ndarray, epoch: int, shared: Mapping[str, float]
 ) -> None:
     """Raise FloatingPointError, in every worker alike, where a scalar is no number any more.
 
@@ -156,8 +161,7 @@ def check_finite(
     steps = [int(name.removeprefix(BAD)) for name in shared if name.startswith(BAD)]
     if not steps:
         return
-    first = min(steps) * training.config.batch_size
-    ids = training.learn.ids[order[first : first + size]].tolist()
+    ids = training.learn.ids[batches[min(steps)]].tolist()
     named = ", ".join(ids[:NAMED_IDS]) + (
         f" and {len(ids) - NAMED_IDS} more" * (len(ids) > NAMED_IDS)
     )
@@ -168,26 +172,21 @@ def check_finite(
     )
 
 
-def sample_of(count: int, wanted: int, seed: int) -> np.ndarray:
-    """Indices of so many examples, the same in each epoch and worker; int64, rising."""
-    chosen = np.random.default_rng([seed, count]).permutation(count)[:wanted]
-    return np.sort(chosen)
-
-
 def evaluate(
     learner: Learner,
     pictures: Pictures,
     truth: Mapping[str, np.ndarray],
     chosen: np.ndarray,
     place: Place,
-) -> Mapping[str, float]:
+) -> dict[str, Any]:
     """Sums over the chosen pictures, each seen once by one worker."""
     mine = chosen[place.rank :: place.num_workers]
-    sums: Counter[str] = Counter()
-    for first in range(0, len(mine), EVALUATION_BATCH_SIZE):
-        batch = make_batch(pictures, truth, mine[first : first + EVALUATION_BATCH_SIZE])
-        sums.update(learner.evaluate(batch))
-    return merged(sums, place)
+    pieces = [
+        mine[first : first + EVALUATION_BATCH_SIZE]
+        for first in range(0, len(mine), EVALUATION_BATCH_SIZE)
+    ]
+    sums = [learner.evaluate(make_batch(pictures, truth, piece)) for piece in pieces]
+    return merged(added(sums), place)
 
 
 def is_stopped(history: Sequence[Metrics], training: Training) -> bool:
@@ -207,16 +206,13 @@ def make_batch(
     return {"pixels": torch.from_numpy(pictures.take(chosen)), **columns}
 
 
-def merged(sums: Mapping[str, float], place: Place) -> dict[str, float]:
+def merged(sums: Sums, place: Place) -> dict[str, Any]:
     """Sums over all workers, added in the order of their ranks: the same in each of them."""
     shares: list[Any] = [dict(sums)]
     if place.num_workers > 1:
         shares = [None] * place.num_workers
         torch.distributed.all_gather_object(shares, dict(sums))
-    total: Counter[str] = Counter()
-    for share in shares:
-        total.update(share)
-    return dict(total)
+    return added(shares)
 
 
 def share_buffers(learner: Learner, place: Place) -> None:

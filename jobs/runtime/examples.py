@@ -217,10 +217,12 @@ def held_out(names: np.ndarray, fraction: float, seed: int) -> np.ndarray:
     return np.array([int.from_bytes(digest) < limit for digest in digests], bool)
 
 
-def validation_part(examples: Examples, fraction: float, seed: int) -> np.ndarray:
+def validation_part(
+    examples: Examples, fraction: float, seed: int, escape: str = ", or --data.group none"
+) -> np.ndarray:
     """Which examples are kept from training: bool (N,); a group is kept, or learnt from, whole.
 
-    Raises ValueError where the groups are all on one side.
+    Raises ValueError where the groups are all on one side; `escape` is one more thing to do then.
     """
     names = np.where(examples.groups == "", examples.ids, examples.groups)
     kept = held_out(names, fraction, seed)
@@ -228,18 +230,33 @@ def validation_part(examples: Examples, fraction: float, seed: int) -> np.ndarra
         raise ValueError(
             f"data.group: {len(groups)} groups ({', '.join(groups[:5])}) cannot be split "
             f"{1 - fraction:g} : {fraction:g}; name a --validation.uri, another "
-            "--training.validation-fraction, or --data.group none"
+            f"--training.validation-fraction{escape}"
         )
     return kept
 
 
-def refuse_shared_groups(learn: Examples, validate: Examples) -> None:
-    """Raise ValueError where what belongs together is on both sides: validation would flatter."""
+def whole_groups(groups: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Indices of whole groups, at random, until they hold `wanted` examples or more; rising."""
+    names, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+    order = np.random.default_rng([seed, len(names)]).permutation(len(names))
+    taken = order[: int(np.searchsorted(np.cumsum(counts[order]), wanted)) + 1]
+    return np.flatnonzero(np.isin(index, taken))
+
+
+def refuse_shared_groups(
+    learn: Examples,
+    validate: Examples,
+    escape: str = ", or say --data.group none --validation.group none",
+) -> None:
+    """Raise ValueError where what belongs together is on both sides: validation would flatter.
+
+    `escape` is one more thing to do then.
+    """
     both = sorted(set(learn.groups.tolist()) & set(validate.groups.tolist()) - {""})
     if both:
         raise ValueError(
             f"validation: {len(both)} groups are learnt from too: {', '.join(both[:10])}; take "
-            "them from one side, or say --data.group none --validation.group none"
+            f"them from one side{escape}"
         )
 
 

@@ -1,7 +1,7 @@
 """What a training is made of: a learner, examples, how long; and where it stands."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -13,6 +13,8 @@ from jobs.runtime.examples import Examples
 from jobs.runtime.storage import Storage, join
 
 Metrics = dict[str, float]
+Sums = Mapping[str, float | np.ndarray]
+"""of an evaluation: numbers that are added up, arrays (N, …) that are put one behind the other"""
 
 
 class Learner(Protocol):
@@ -31,15 +33,17 @@ class Learner(Protocol):
 
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]: ...
 
-    def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]: ...
+    def evaluate(self, batch: Mapping[str, Tensor]) -> Sums: ...
 
-    def summarize(self, sums: Mapping[str, float]) -> dict[str, float]: ...
+    def summarize(self, sums: Any) -> dict[str, float]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None: ...
 
-    def save(self, path: Path) -> None: ...
+    def save(self, path: Path) -> None:
+        """Write the weights; what belongs to them beside, as `<stem>.<what>.<ending>`."""
+        ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +84,60 @@ class TrainingConfig:
             )
 
 
+class Order(Protocol):
+    """Which examples a step learns from: told by seed and epoch alone, not by who asks."""
+
+    def batches(self, count: int, config: TrainingConfig, epoch: int) -> np.ndarray:
+        """Indices below `count` for each step of an epoch: int64 (S, B), `steps_per_epoch` rows."""
+        ...
+
+    def compared(self, count: int, wanted: int, seed: int) -> np.ndarray:
+        """Some `wanted` examples learnt from that are evaluated beside those kept back."""
+        ...
+
+
+@dataclass(frozen=True)
+class Shuffled:
+    """All examples in an order of their own in each epoch; what fills no batch is left for another.
+
+    Evaluated beside those kept back are any.
+    """
+
+    def batches(self, count: int, config: TrainingConfig, epoch: int) -> np.ndarray:
+        """See `Order`."""
+        order = np.random.default_rng([config.seed, epoch]).permutation(count)
+        steps = steps_per_epoch(count, config)
+        return order[: steps * config.batch_size].reshape(steps, -1)
+
+    def compared(self, count: int, wanted: int, seed: int) -> np.ndarray:
+        """See `Order`."""
+        return sample_of(count, wanted, seed)
+
+
+def sample_of(count: int, wanted: int, seed: int) -> np.ndarray:
+    """Indices of so many examples, the same in each epoch and worker; int64, rising."""
+    chosen = np.random.default_rng([seed, count]).permutation(count)[:wanted]
+    return np.sort(chosen)
+
+
+def added(shares: Iterable[Sums]) -> dict[str, Any]:
+    """Sums of several evaluations as one: numbers added up, arrays put one behind the other."""
+    total: dict[str, Any] = {}
+    arrays: dict[str, list[np.ndarray]] = {}
+    for share in shares:
+        for name, value in share.items():
+            if isinstance(value, np.ndarray):
+                arrays.setdefault(name, []).append(value)
+            else:
+                total[name] = total.get(name, 0) + value
+    return total | {name: np.concatenate(parts) for name, parts in arrays.items()}
+
+
+def no_alarm(_: Mapping[str, float]) -> str:
+    """Nothing is ever wrong."""
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One training, as every worker gets it."""
@@ -94,6 +152,10 @@ class Training:
     validate: Examples
     validate_truth: Mapping[str, np.ndarray]
     config: TrainingConfig
+    order: Order = field(default_factory=Shuffled)
+    """which examples a step learns from"""
+    alarm: Callable[[Mapping[str, float]], str] = no_alarm
+    """what a person is warned of, by the scalars of the last steps; empty: nothing"""
     monitor: str = "loss"
     """the metric, lower is better, by which `best_of` chooses best.safetensors"""
     checkpoint_every_s: float = 60.0

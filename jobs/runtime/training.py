@@ -254,6 +254,7 @@ class Teller:
     def __init__(self, training: Training) -> None:
         self.training = training
         self.last: Metrics = {}
+        self.warned = ""
         self.at: StepsDone | None = None
 
     def begin(self, progress: Progress) -> None:
@@ -272,6 +273,12 @@ class Teller:
         else:
             self.last = message
             logger.info("%s", describe(message, self.training.config.epochs))
+        warning = self.training.alarm(
+            message.scalars if isinstance(message, StepsDone) else message
+        )
+        if warning and not self.warned:
+            logger.warning("%s", warning)
+        self.warned = warning
 
     def line(self, progress: Progress) -> str:
         """Where it stands."""

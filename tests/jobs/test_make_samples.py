@@ -1,17 +1,19 @@
 """The samples: what they hold, that they are always the same, and that nothing is done twice."""
 
+import io
 import tarfile
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from jobs.make_samples import Config, main
+from jobs.make_samples import TREES, Config, main
+from jobs.pictures.samples.faces import Pose, draw_person, photograph
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.preprocess import Preprocess
 
@@ -51,6 +53,41 @@ def test_digits_come_in_several_shards_of_small_row_groups(samples: Path):
     groups = [pq.ParquetFile(shard).metadata for shard in shards]
     assert len(shards) == 5
     assert all(g.row_group(i).num_rows <= 200 for g in groups for i in range(g.num_row_groups))
+
+
+def test_synthetic_people_are_in_one_split_alone_and_their_pictures_differ(samples: Path):
+    people: dict[str, set[str]] = {}
+    for split, (count, each) in {"train": (400, 12), "test": (200, 8)}.items():
+        shards = sorted((samples / "faces" / split).glob("*.parquet"))
+        rows = [row for shard in shards for row in pq.read_table(shard).to_pylist()]
+        pictures = Counter(row["label"] for row in rows)
+        people[split] = set(pictures)
+        assert len(pictures) == count
+        assert set(pictures.values()) == {each}
+        assert len({row["image"] for row in rows}) == len({row["id"] for row in rows}) == len(rows)
+        shard = [row["label"] for row in pq.read_table(shards[0]).to_pylist()]
+        assert len(set(shard)) > count / 2  # mixed: a slice is not one person
+        with Image.open(io.BytesIO(rows[0]["image"])) as image:
+            assert (image.size, image.mode) == ((64, 64), "RGB")
+    assert not people["train"] & people["test"]
+
+
+def test_pictures_of_a_person_are_more_alike_than_those_of_two_but_no_copies():
+    random = np.random.default_rng(0)
+    skins = [draw_person(random) for _ in range(12)]
+    pictures = np.array(
+        [
+            [np.asarray(photograph(skin, Pose(), random), np.float64) for _ in range(4)]
+            for skin in skins
+        ]
+    ).reshape(12, 4, -1)
+    pictures -= pictures.mean(axis=(0, 1))
+    pictures /= np.linalg.norm(pictures, axis=2, keepdims=True)
+    cosines = np.einsum("pid,qjd->pqij", pictures, pictures)
+    own = cosines[np.arange(12), np.arange(12)][:, *np.triu_indices(4, 1)]
+    others = cosines[*np.triu_indices(12, 1)].ravel()
+    assert others.mean() + 0.1 < own.mean() < 0.9
+    assert (others > np.median(own)).mean() > 0.02  # pixels alone do not tell them apart
 
 
 def test_photos_and_tar_hold_the_same_pictures(samples: Path):
@@ -102,6 +139,17 @@ def test_half_finished_run_is_finished_and_keeps_what_it_has(samples: Path, tmp_
     main(replace(config, with_broken=True))  # asked for later: added
     added = {name: data for name, (data, _) in contents(tmp_path / "again").items()}
     assert added == {name: data for name, (data, _) in contents(samples).items()}
+
+
+def test_one_kind_alone_is_made_and_others_are_added_later(samples: Path, tmp_path: Path):
+    main(Config(out=str(tmp_path), kind="signals"))
+    assert {path.name for path in tmp_path.iterdir()} == {"manifest.json", "signals"}
+    main(Config(out=str(tmp_path), kind="photos"))
+    made = {name: data for name, (data, _) in contents(tmp_path).items()}
+    whole = {name: data for name, (data, _) in contents(samples).items()}
+    assert made == {n: d for n, d in whole.items() if n.startswith(("signals/", "photos"))}
+    for name in TREES:
+        assert name in get_args(get_type_hints(Config)["kind"])
 
 
 def test_other_seed_in_the_same_directory_is_refused(samples: Path):

@@ -1,7 +1,6 @@
 """One law for all learners, and what is the classifier's own."""
 
 import math
-from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from io import BytesIO
@@ -9,12 +8,15 @@ from pathlib import Path
 from statistics import mean, stdev
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
 
+from jobs.runtime.learner import added
 from vision_ops.augment import AugmentConfig
 from vision_ops.checkpoint import load_checkpoint
+from vision_ops.faces import FacePreprocess
 from vision_ops.learners import LEARNERS
 from vision_ops.learners.classify import (
     ClassifierLearner,
@@ -22,6 +24,7 @@ from vision_ops.learners.classify import (
     LossConfig,
     ModelConfig,
 )
+from vision_ops.learners.faces import FaceLearner, FaceLearnerConfig, FaceModelConfig
 from vision_ops.learners.localize import (
     LocalizerLearner,
     LocalizerLearnerConfig,
@@ -49,12 +52,23 @@ LOCALIZER = LocalizerLearnerConfig(
     num_steps=50,
     seed=3,
 )
+FACES = FaceLearnerConfig(
+    model=FaceModelConfig(embedding_size=16, preprocess=FacePreprocess(height_px=12, width_px=12)),
+    optim=OptimConfig(learning_rate=3e-3),
+    augment=AugmentConfig(shift=0.02),
+    people=3,
+    batch_people=3,
+    num_steps=50,
+    seed=3,
+)
 MAKE: dict[str, Callable[[], Any]] = {
     "classify": lambda: ClassifierLearner(CLASSIFIER),
+    "faces": lambda: FaceLearner(FACES),
     "localize": lambda: LocalizerLearner(LOCALIZER),
 }
-LOSS_BOUND = {"classify": 0.05, "localize": 0.7}
-"""what 50 steps on one batch must reach; the first loss is ln 3 = 1.1, of boxes about 3 more"""
+LOSS_BOUND = {"classify": 0.05, "faces": 0.1, "localize": 0.7}
+"""what 50 steps on one batch must reach; the first loss is ln 3 = 1.1, of boxes about 3 more, of
+faces the margin, 0.2"""
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -71,7 +85,8 @@ def make_batch(count: int = 24) -> dict[str, torch.Tensor]:
     corner = torch.rand(count, 2, generator=random) / 2
     size = 0.2 + torch.rand(count, 2, generator=random) * 0.3
     boxes = torch.cat([corner, corner + size], dim=1)
-    return {"pixels": pixels, "target": torch.arange(count) % 3, "box": boxes}
+    target, row = torch.arange(count) % 3, torch.arange(count)
+    return {"pixels": pixels, "target": target, "box": boxes, "row": row}
 
 
 def all_weights(learner: Any) -> torch.Tensor:
@@ -106,10 +121,16 @@ def test_same_seed_gives_same_weights_bit_for_bit(name: str):
 def test_evaluation_in_halves_sums_to_that_of_the_whole(name: str):
     learner, batch = MAKE[name](), make_batch()
     learner.step(batch)
-    halves: Counter[str] = Counter()
-    for chosen in (slice(0, 7), slice(7, None)):
-        halves.update(learner.evaluate({key: value[chosen] for key, value in batch.items()}))
-    assert dict(halves) == pytest.approx(learner.evaluate(batch), rel=1e-6)
+    halves = added(
+        learner.evaluate({key: value[chosen] for key, value in batch.items()})
+        for chosen in (slice(0, 7), slice(7, None))
+    )
+    whole = learner.evaluate(batch)
+    assert halves.keys() == whole.keys()
+    for key, value in whole.items():
+        np.testing.assert_allclose(halves[key], value, rtol=1e-6, atol=1e-6)
+    wanted = pytest.approx(learner.summarize(whole), rel=1e-5, nan_ok=True)
+    assert learner.summarize(halves) == wanted
 
 
 @pytest.mark.parametrize("name", LEARNERS)

@@ -1,6 +1,7 @@
 """Learners: networks with their losses and optimisers, by name."""
 
 from vision_ops.learners.classify import ClassifierLearner
+from vision_ops.learners.faces import FaceLearner
 from vision_ops.learners.localize import LocalizerLearner
 
-LEARNERS = {"classify": ClassifierLearner, "localize": LocalizerLearner}
+LEARNERS = {"classify": ClassifierLearner, "faces": FaceLearner, "localize": LocalizerLearner}

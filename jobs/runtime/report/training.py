@@ -21,9 +21,9 @@ DEVIATES = 1.959964
 """standard deviations on both sides of a normal distribution's middle that hold 95 % of it"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
-SHARES = ("iou", "accuracy")
+SHARES = ("iou", "accuracy", "tar")
 """metrics of 0..1 that have a curve where a learner gives them"""
-NAMES = {"iou": "Mean IoU"}
+NAMES = {"iou": "Mean IoU", "tar": "TAR at FAR 1 %", "eer": "Equal error rate"}
 Fit = Literal["overfits", "underfits", "is still learning", "fits"]
 ADVICE: dict[Fit, str] = {
     "overfits": "More images help most. Else: augmentation (--augment.*), weight decay or L1 "
@@ -104,33 +104,39 @@ def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:
     return told + "."
 
 
-def write(run: Run, history: Sequence[Metrics], chance: float, rests: str = "") -> str:
-    """Put report/index.html; returns its URI. `rests` is said below the verdict."""
+def write(
+    run: Run, history: Sequence[Metrics], chance: float, rests: str = "", warning: str = ""
+) -> str:
+    """Put report/index.html; returns its URI.
+
+    `rests` is said below the verdict; a warning stands in its place.
+    """
     best, verdict = best_of(history), judge(history, chance)
+    fit = "is of no use" if warning else verdict.fit
     figures = [
         Figure(
             name=NAMES.get(name, name.capitalize()),
             value=f"{best[name]:.4f}",
             note="on images kept back",
         )
-        for name in ("iou", "accuracy", "loss")
+        for name in ("iou", "accuracy", "tar", "eer", "loss")
         if name in best
     ]
     figures += [
         Figure(name="Best epoch", value=f"{best['epoch']:g}", note=f"of {len(history)}"),
         Figure(name="Speed", value=f"{history[-1]['images_per_s']:,.0f}/s", note="images"),
-        Figure(name="The network", value=verdict.fit, bad=verdict.fit.endswith("erfits")),
+        Figure(name="The network", value=fit, bad=bool(warning) or fit.endswith("erfits")),
     ]
     curves = [_curve("loss", history)]
     curves += [_curve(name, history) for name in SHARES if name in best]
     columns = ["epoch", "objective", "train_loss", "loss", "train_accuracy", "accuracy"]
-    columns += ["train_iou", "iou", "localisation_accuracy"]
+    columns += ["train_iou", "iou", "localisation_accuracy", "tar", "eer", "distance"]
     columns += ["learning_rate", "seconds"]
     columns = [name for name in columns if name in best]
     rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
     table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
     sections = [
-        Section(title="Does it fit?", text=f"{verdict} {rests}".strip(), charts=curves),
+        Section(title="Does it fit?", text=warning or f"{verdict} {rests}".strip(), charts=curves),
         Section(title="Epochs", tables=[table], folded=True),
         *about(run),
     ]
