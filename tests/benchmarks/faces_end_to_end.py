@@ -139,8 +139,9 @@ def run_plain(config: Config) -> dict[str, object]:
     paths, start = files_of(config.photos), time.perf_counter()
     for path in paths * config.copies:
         image = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
-        size = Canvas(longest_px=config.longest_px).size_of(image.height, image.width)
-        pixels = np.asarray(image.resize(size[::-1], Image.Resampling.BILINEAR))
+        canvas = Canvas(longest_px=config.longest_px)
+        height, width = canvas.size_of(image.height, image.width)
+        pixels = np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
         found, embeddings = detect([pixels])[0], []
         for matrix in similarity(found.landmarks, face.height_px, face.template).numpy():
             crop = cv2.warpAffine(pixels, matrix, (face.width_px, face.height_px))

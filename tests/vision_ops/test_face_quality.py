@@ -10,6 +10,7 @@ from PIL import Image
 from vision_ops.faces.align import align, crop_matrices, template
 from vision_ops.faces.quality import (
     LEAST,
+    Quality,
     eye_distances,
     frontality,
     judge,
@@ -117,17 +118,18 @@ def test_the_score_falls_with_each_part_and_leaves_out_what_nobody_told():
     best = judge(crops, **good, norms=np.array([20.0]), usual_norm=20.0)
     assert best.score[0] > 0.95
     assert best.score.dtype == np.float32
-    worse = {
-        "confidence": judge(crops, **good | {"confidence": np.array([0.4])}),
-        "size": judge(crops, **good | {"landmarks": good["landmarks"] / 4}),
-        "sharpness": judge(np.stack([cv2.GaussianBlur(crops[0], (0, 0), 3)]), **good),
+    blurred = np.asarray(cv2.GaussianBlur(crops[0], (0, 0), 3))[None]
+    worse: dict[str, Quality] = {
+        "confidence": judge(crops, **{**good, "confidence": np.array([0.4])}),
+        "size": judge(crops, **{**good, "landmarks": good["landmarks"] / 4}),
+        "sharpness": judge(blurred, **good),
         "frontality": judge(crops, **face(turned(template(112).numpy(), yaw_deg=40))),
         "norm": judge(crops, **good, norms=np.array([5.0]), usual_norm=20.0),
     }
     for part, found in worse.items():
         assert getattr(found, part)[0] < 0.9 * getattr(best, part)[0], part
         assert found.score[0] < best.score[0], part
-    alone = judge(crops, **good | {"landmarks": np.full((1, 5, 2), np.nan)})
+    alone = judge(crops, **{**good, "landmarks": np.full((1, 5, 2), np.nan)})
     assert np.isnan(alone.frontality[0])
     assert np.isnan(alone.norm[0])
     parts = np.array([alone.confidence[0], alone.size[0], alone.sharpness[0]])

@@ -16,6 +16,7 @@ from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from torch import Tensor
 
 from vision_ops.faces import Template
+from vision_ops.precision.torch_network import keep_memory
 
 TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
     "arcface": (
@@ -148,11 +149,14 @@ def align(
     crops = torch.empty(len(matrices), size_px, size_px, 3, dtype=torch.uint8, device=device)
     if not len(matrices):
         return crops
+    if crops.device.type == "cpu":
+        keep_memory()  # else half of the time goes into pages that the system gives and takes
     inverses, canvas = _inverted(matrices, size_px).to(device), None
     if isinstance(pictures, Tensor) and pictures.ndim == 4 and bool((sizes > 1).all()):
         canvas = pictures.contiguous()
     at_once = FACES_AT_ONCE.get(crops.device.type, USUAL_AT_ONCE)
-    for faces in numbers.argsort(stable=True).split(at_once):
+    order, done = numbers.argsort(stable=True), 0
+    for faces in order.split(at_once):
         if canvas is None:
             runs, seen = _runs(sources, sizes, numbers[faces])
             starts = torch.zeros(len(faces), dtype=torch.int64)
@@ -161,8 +165,10 @@ def align(
             runs, seen = [_Run(canvas.view(-1), width, len(faces))], sizes[numbers[faces]]
             starts = numbers[faces] * (height * width)
         places = _Places(starts.to(device), seen.to(device), inverses[faces.to(device)])
-        crops[faces.to(device)] = _look(runs, places, size_px)
-    return crops
+        _look(runs, places, crops[done : done + len(faces)])
+        done += len(faces)
+    in_order = bool((numbers.diff() >= 0).all())
+    return crops if in_order else crops[order.argsort().to(device)]
 
 
 class _Run(NamedTuple):
@@ -246,10 +252,10 @@ def _inverted(matrices: Float[Tensor, "N 2 3"], size_px: int) -> Float64[Tensor,
     return torch.where(near[:, None, None], found, away)
 
 
-def _look(runs: list[_Run], places: _Places, size_px: int) -> UInt8[Tensor, "N S S 3"]:
-    """Bilinear: each of four neighbours counts 1 less its distance along x, times that along y."""
+def _look(runs: list[_Run], places: _Places, crops: UInt8[Tensor, "N S S 3"]) -> None:
+    """Fill crops: each of four neighbours counts 1 less its distance along x, times along y."""
+    size_px = crops.shape[1]
     at, shares = _neighbours(runs, places, size_px)
-    crops = torch.empty(*shares[0][0].shape, 3, dtype=torch.uint8, device=at.device)
     taps = torch.empty(4, len(at), dtype=torch.uint8, device=at.device)
     (left, right), (above, below) = shares
     for channel in range(3):
@@ -264,7 +270,6 @@ def _look(runs: list[_Run], places: _Places, size_px: int) -> UInt8[Tensor, "N S
         upper = corners[0].mul_(left).addcmul_(corners[1], right)
         lower = corners[2].mul_(left).addcmul_(corners[3], right)
         crops[..., channel] = upper.mul_(above).addcmul_(lower, below).add_(0.5)
-    return crops
 
 
 def _neighbours(

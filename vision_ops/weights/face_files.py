@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vision_ops.card import CARD_KEY, Card, card_to_json, sha256_file, write_whole
-from vision_ops.faces import FacePreprocess
+from vision_ops.faces.transforms import FACE_TRANSFORMS
 from vision_ops.weights.face_detectors import YUNET, convert_detector
 
 HUB = "https://huggingface.co"
@@ -54,10 +54,6 @@ FACE_FILES = {
         licence="Apache-2.0",
     ),
 }
-SFACE_PREPROCESS = FacePreprocess(
-    mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), channels="BGR", scale=1.0
-)
-"""pixels as they are, blue first; OpenCV aligns to ArcFace's template"""
 
 
 def make_face_checkpoint(file: FaceFile, state: Path, out: Path) -> Card:
@@ -67,11 +63,12 @@ def make_face_checkpoint(file: FaceFile, state: Path, out: Path) -> Card:
         return convert_detector(YUNET, [state], file.licence, source, out)
     from vision_ops.models.onnx_file import OnnxNetwork, with_metadata  # of the extra
 
-    numbers = OnnxNetwork(state, "cpu")(torch.zeros(1, *SFACE_PREPROCESS.network_shape))
+    preprocess = FACE_TRANSFORMS["sface"]
+    numbers = OnnxNetwork(state, "cpu")(torch.zeros(1, *preprocess.network_shape))
     card = Card(
         network="onnx",
         classes=(),
-        preprocess=SFACE_PREPROCESS,
+        preprocess=preprocess,
         licence=file.licence,
         source=source,
         parent=sha256_file(state),
