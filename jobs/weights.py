@@ -119,13 +119,10 @@ class Import:
             suffix = suffix_of(self.network)
             if self.classes or self.transform or self.changes != Changes():
                 raise ValueError(f"network {self.network}: takes no classes and no transform")
-        elif not self.transform:
+        elif not (self.transform in FACE_TRANSFORMS or (self.classes and self.transform)):
             raise ValueError(
-                f"network {self.network}: needs --transform, one of {', '.join(TRANSFORMS)}"
-            )
-        elif not (self.classes or self.transform in FACE_TRANSFORMS):
-            raise ValueError(
-                f"network {self.network}: needs --classes (names in the order of the logits)"
+                f"network {self.network}: needs --classes (names in the order of the logits) and "
+                f"--transform; embedders of faces need --transform {', '.join(FACE_TRANSFORMS)}"
             )
         if not self.out.endswith(suffix):
             raise ValueError(f"out {self.out}: must end in {suffix} for network {self.network}")

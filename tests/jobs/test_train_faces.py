@@ -335,7 +335,7 @@ def test_dry_run_tells_and_writes_nothing(
 ):
     main(replace(small(people, tmp_path / "out"), dry_run=True))
     told = capsys.readouterr().out
-    for text in ("72", "in 3 epochs", "of network", "estimate", "not begun"):
+    for text in ("50 to learn from", "in 3 epochs", "of network", "estimate", "not begun"):
         assert text in told
     assert not (tmp_path / "out").exists()
 

@@ -185,7 +185,7 @@ def test_sface_is_an_embedding_of_faces_as_opencv_shows_them(hub, monkeypatch):
     main(Pull(name="sface"))
     card = resolve("sface", lambda uri: pytest.fail(uri)).card
     assert isinstance(card.preprocess, FacePreprocess)
-    assert (card.preprocess.channels, card.preprocess.scale) == ("BGR", 1.0)
+    assert (card.preprocess.channels, card.preprocess.scale) == ("RGB", 1.0)
     assert (card.num_outputs, card.licence) == (128, "Apache-2.0")
 
 
