@@ -303,7 +303,7 @@ def test_another_request_for_the_same_directory_is_refused(tmp_path: Path, peopl
 def test_without_a_threshold_or_calibration_nobody_is_named_unless_that_is_asked_for(
     tmp_path: Path, people: list[MadeImage], monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.chdir(tmp_path)  # where runs/evaluate holds no calibration
+    monkeypatch.chdir(tmp_path)  # where runs/evaluate_faces holds no calibration
     enrolled(Enrol(run=str(tmp_path / "run"), gallery=str(tmp_path / "g")))
     for asked in (
         request(tmp_path, similarity=at(None)),
@@ -315,8 +315,8 @@ def test_without_a_threshold_or_calibration_nobody_is_named_unless_that_is_asked
     rows = identified(request(tmp_path, similarity=at(None), similarity_only=True))
     assert rows["match"].isna().all()
     assert rows["similarity"].notna().sum() == 21
-    (tmp_path / "runs/evaluate").mkdir(parents=True)
-    (tmp_path / "runs/evaluate/calibration.json").write_bytes(calibration().to_json())
+    (tmp_path / "runs/evaluate_faces").mkdir(parents=True)
+    (tmp_path / "runs/evaluate_faces/calibration.json").write_bytes(calibration().to_json())
     rows = identified(request(tmp_path, similarity=at(None), out=str(tmp_path / "by evaluate")))
     assert rows["match"].notna().any()
 
@@ -340,6 +340,25 @@ def test_a_calibration_says_threshold_and_probability_at_the_size_of_the_gallery
     assert given["probability"].notna().sum() == 21  # a threshold of one's own, and probabilities
     with pytest.raises(ValueError, match="fpir 0.0001.*insufficient"):
         main(request(tmp_path, similarity=at(None), fpir=1e-4, out=str(tmp_path / "x")))
+
+
+def test_the_usual_false_alarms_give_way_to_what_a_calibration_can_tell(
+    tmp_path: Path, people: list[MadeImage], caplog: pytest.LogCaptureFixture
+):
+    known = calibration()
+    few = replace(
+        known,
+        fpir=tuple(Thresholds(rates=each.rates[:1], thresholds=each.thresholds[:1])
+                   for each in known.fpir),
+    )  # fmt: skip
+    made = tmp_path / "calibration.json"
+    made.write_bytes(few.to_json())
+    gallery = str(tmp_path / "g")
+    enrolled(Enrol(run=str(tmp_path / "run"), gallery=gallery, calibration=str(made)))
+    identified(request(tmp_path, similarity=at(None)))
+    threshold = Run.load(str(tmp_path / "identified"), Storage()).manifest["threshold"]["value"]
+    assert threshold == few.threshold_for_fpir(few.least_fpir(6), 6)
+    assert "fpir: 0.01 cannot be told in a gallery of 6" in caplog.text
 
 
 def test_what_is_of_another_embedder_is_refused_with_both_named(

@@ -105,6 +105,11 @@ class Calibration:
             np.interp(np.log(gallery_size), known, [self.fpir[k].at(fpir) for k in around])
         )
 
+    def least_fpir(self, gallery_size: int) -> float:
+        """The least FPIR that can be told for a gallery of so many people; 1: none."""
+        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
+        return self.fpir[bound].rates[-1] if bound < len(self.fpir) else 1.0
+
     def told(self) -> str:
         """The least FPIR that can be told by size of gallery, in words."""
         least = [f"{each.rates[-1]:.2g}" for each in self.fpir]

@@ -39,13 +39,13 @@ def cluster_faces(config: Cluster) -> Run:
     """
     storage = Storage(config.storage)
     source = open_faces(config.run, storage)
-    scorer, kind = open_scorer(config.similarity.head, source.embedder, source.size, storage)
-    decision = decide(config.similarity, kind, source.embedder, storage, rate=config.far)
+    scorer, measure = open_scorer(config.similarity.head, source.embedder, source.size, storage)
+    decision = decide(config.similarity, measure, source.embedder, storage, rate=config.far)
     assert decision.threshold is not None  # else `decide` had refused
     identity = {
         "run": source.run.uri,
         "run_content": source.digest(),
-        "head": config.similarity.head,
+        "head": measure,
         "threshold": decision.threshold,
         "method": config.method,
         "min_faces": config.min_faces,
@@ -61,7 +61,7 @@ def cluster_faces(config: Cluster) -> Run:
         run.note(
             status="running",
             embedder=source.about_embedder,
-            threshold={"value": decision.threshold, "told": decision.told, "head": kind},
+            threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
         )
         done = {entry.uri.rpartition("/")[2] for entry in run.parts()}
         if done != parts.keys():

@@ -105,9 +105,9 @@ def identify(config: Identify) -> Run:
         raise ValueError(
             f"gallery {gallery.uri}: nobody is enrolled; match_faces enrol adds people"
         )
-    scorer, kind = open_scorer(config.similarity.head, gallery.embedder, gallery.size, storage)
+    scorer, measure = open_scorer(config.similarity.head, gallery.embedder, gallery.size, storage)
     decision = decide(
-        config.similarity, kind, gallery.embedder, storage, rate=config.fpir,
+        config.similarity, measure, gallery.embedder, storage, rate=config.fpir,
         gallery_uri=gallery.uri, gallery_size=gallery.num_people,
         similarity_only=config.similarity_only,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def identify(config: Identify) -> Run:
         "run_fingerprint": source.run.fingerprint,
         "gallery": gallery.uri,
         "gallery_content": gallery.digest,
-        "head": config.similarity.head,
+        "head": measure,
         "threshold": decision.threshold,
         "calibration": decision.digest,
         "k": config.k,
@@ -131,7 +131,7 @@ def identify(config: Identify) -> Run:
         run.note(
             status="running",
             embedder=source.about_embedder,
-            threshold={"value": decision.threshold, "told": decision.told, "head": kind},
+            threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
             gallery={"people": gallery.num_people, "content": gallery.digest},
         )
         todo = left_to_do(source, run)

@@ -82,7 +82,7 @@ class Similarity:
     """lowest similarity that is the same person; else the calibration says"""
     calibration: str = ""
     """calibration.json of jobs.evaluate; empty: the gallery's own, else
-    runs/evaluate/calibration.json"""
+    runs/evaluate_faces/calibration.json"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,8 +146,9 @@ class Identify:
     """run directory, local path or s3:// URI"""
     similarity: Annotated[Similarity, tyro.conf.arg(name="")] = Similarity()
     """how alike two faces are"""
-    fpir: float = 0.01
-    """wanted share of strangers who are given a name, with a calibration: at this gallery's size"""
+    fpir: float = 0.0
+    """wanted share of strangers who are given a name, with a calibration: at this gallery's size;
+    0: 0.01, or the least that the calibration can tell, and that is said"""
     k: int = 5
     """people named for each face, nearest first"""
     similarity_only: bool = False

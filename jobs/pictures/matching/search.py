@@ -1,10 +1,12 @@
 """A gallery that can be searched: in this process, or shared out to actors."""
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -22,21 +24,33 @@ PAIRS_PER_ROW = 100_000
 HEADS = ("cosine", "squared_l2")
 
 
-def open_scorer(head: str, embedder: str, size: int, storage: Storage) -> tuple[Scorer, str]:
-    """A similarity by kind or by the file of a trained head, and its kind.
+class Measure(NamedTuple):
+    """Which similarity it is."""
+
+    kind: str
+    sha256: str = ""
+    """of a trained head's file"""
+
+    def __str__(self) -> str:
+        return f"{self.kind} sha256:{self.sha256[:12]}…" if self.sha256 else self.kind
+
+
+def open_scorer(head: str, embedder: str, size: int, storage: Storage) -> tuple[Scorer, Measure]:
+    """A similarity by kind or by the file of a trained head, and which it is.
 
     embedder   sha256 of the embedder of the embeddings, of `size` numbers
     Raises ValueError for what is no head, and for one of another embedder.
     """
     if head == "cosine":
-        return COSINE, head
+        return COSINE, Measure(head)
     from vision_ops.faces.head_scorer import HeadScorer  # torch, which cosine does without
     from vision_ops.faces.heads import load_head, make_head
 
     if head in HEADS:
-        return HeadScorer(make_head(head, size)), head
+        return HeadScorer(make_head(head, size)), Measure(head)
     try:
-        opened = load_head(storage.fetch(absolute(head)))
+        path = storage.fetch(absolute(head))
+        opened = load_head(path)
     except FileNotFoundError as missing:
         raise ValueError(f"head {head!r}: no such file; or one of {', '.join(HEADS)}") from missing
     if opened.embedder and opened.embedder.removeprefix("sha256:") != embedder:
@@ -44,7 +58,8 @@ def open_scorer(head: str, embedder: str, size: int, storage: Storage) -> tuple[
             f"head {head}: trained for embeddings of {opened.embedder}, these are of "
             f"sha256:{embedder}"
         )
-    return HeadScorer(opened), opened.kind
+    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    return HeadScorer(opened), Measure(opened.kind, sha256)
 
 
 class Shard:

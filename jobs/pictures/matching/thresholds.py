@@ -8,14 +8,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from jobs.pictures.matching.requests import Similarity
+from jobs.pictures.matching.search import Measure
 from jobs.runtime.storage import Storage, absolute, join
 from vision_ops.faces.calibration import Calibration
 from vision_ops.faces.gallery import CALIBRATION
 
 logger = logging.getLogger(__name__)
 
-EVALUATED = "runs/evaluate/calibration.json"
-MAKES_ONE = "python -m jobs.evaluate --run RUN"
+EVALUATED = "runs/evaluate_faces/calibration.json"
+USUAL_FPIR = 0.01
+MAKES_ONE = "python -m jobs.evaluate --run RUN --out runs/evaluate_faces"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +48,7 @@ class Decision:
 
 def decide(
     asked: Similarity,
-    kind: str,
+    measure: Measure,
     embedder: str,
     storage: Storage,
     *,
@@ -57,9 +59,10 @@ def decide(
 ) -> Decision:
     """The threshold of a request, and the calibration that gives probabilities.
 
-    kind          of similarity
+    measure       which similarity it is
     embedder      sha256 of the embedder of the embeddings
-    rate          wanted FPIR at `gallery_size` people, or, where that is 0, wanted FAR
+    rate          wanted FPIR at `gallery_size` people (0: the usual one, or the least that can be
+                  told), or, where that is 0, wanted FAR
     gallery_uri   a gallery that may hold a calibration
 
     Raises ValueError where nothing says what a match is, for a calibration of another embedder or
@@ -73,7 +76,7 @@ def decide(
     if asked.calibration and found is None:
         raise ValueError(f"calibration: {uri or places[0]}: not there; {MAKES_ONE} makes one")
     if found:
-        check_calibration(found, uri, embedder, kind)
+        check_calibration(found, uri, embedder, measure)
     if similarity_only:
         told = "similarity only: nobody is named"
         return Decision(threshold=None, calibration=found, digest=digest, told=told)
@@ -89,6 +92,7 @@ def decide(
             f"FILE ({MAKES_ONE} writes calibration.json){only}"
         )
     if gallery_size:
+        rate = rate or _usual_fpir(found, gallery_size)
         threshold = found.threshold_for_fpir(rate, gallery_size)
         told = f"FPIR {rate:g} among {gallery_size:,} people, by {uri}"
     else:
@@ -96,6 +100,18 @@ def decide(
         told = f"FAR {rate:g}, by {uri}"
     logger.info("threshold %.4f: %s", threshold, told)
     return Decision(threshold=threshold, calibration=found, digest=digest, told=told)
+
+
+def _usual_fpir(calibration: Calibration, gallery_size: int) -> float:
+    """USUAL_FPIR, or the least that can be told, where that is more and less than 1."""
+    least = calibration.least_fpir(gallery_size)
+    if USUAL_FPIR < least < 1:
+        logger.warning(
+            "fpir: %g cannot be told in a gallery of %s by a calibration on %s people; it is %g",
+            USUAL_FPIR, f"{gallery_size:,}", f"{calibration.num_searched:,}", least,
+        )  # fmt: skip
+        return least
+    return USUAL_FPIR
 
 
 def _first(places: Sequence[str], storage: Storage) -> tuple[Calibration | None, str, str]:
@@ -110,14 +126,13 @@ def _first(places: Sequence[str], storage: Storage) -> tuple[Calibration | None,
     return None, "", ""
 
 
-def check_calibration(calibration: Calibration, uri: str, embedder: str, kind: str) -> None:
+def check_calibration(calibration: Calibration, uri: str, embedder: str, measure: Measure) -> None:
     """ValueError where scores of another embedder or similarity were calibrated."""
     if calibration.embedder.removeprefix("sha256:") != embedder:
         raise ValueError(
             f"calibration: {uri} is of the embedder {calibration.embedder}, these embeddings are "
             f"of sha256:{embedder}; give --calibration FILE of that one, or --threshold X"
         )
-    if calibration.head != kind:
-        raise ValueError(
-            f"calibration: {uri} is of the similarity {calibration.head}, asked for is {kind}"
-        )
+    known = Measure(calibration.head, calibration.head_sha256.removeprefix("sha256:"))
+    if known != measure:
+        raise ValueError(f"calibration: {uri} is of the similarity {known}, asked for is {measure}")

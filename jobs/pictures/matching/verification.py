@@ -59,8 +59,8 @@ def verify(config: Verify) -> Run:
     """Compare the pairs of a list; returns the finished run of match_faces. Raises ValueError."""
     storage = Storage(config.storage)
     source = open_faces(config.run, storage)
-    scorer, kind = open_scorer(config.similarity.head, source.embedder, source.size, storage)
-    decision = decide(config.similarity, kind, source.embedder, storage, rate=config.far)
+    scorer, measure = open_scorer(config.similarity.head, source.embedder, source.size, storage)
+    decision = decide(config.similarity, measure, source.embedder, storage, rate=config.far)
     pairs = load_pairs(config.pairs, storage)
     faces = read_faces(source.run, config.choice, None, {*pairs.a, *pairs.b})
     table = compared(pairs, faces, scorer, decision)
@@ -73,7 +73,7 @@ def verify(config: Verify) -> Run:
         "run_content": source.digest(),
         "pairs": absolute(config.pairs),
         "pairs_content": pairs.digest,
-        "head": config.similarity.head,
+        "head": measure,
         "threshold": decision.threshold,
         "calibration": decision.digest,
         "choice": config.choice,
@@ -85,7 +85,7 @@ def verify(config: Verify) -> Run:
         run.note(
             status="running",
             embedder=source.about_embedder,
-            threshold={"value": decision.threshold, "told": decision.told, "head": kind},
+            threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
         )
         metadata = {
             "argus.embedder": PREFIX + source.embedder,
