@@ -31,9 +31,13 @@ class DecodedBatch:
     """int32 (number of good rows, n): the decoder's extent of each"""
 
     def inputs(self) -> dict[str, Any]:
-        """What an operator is given of it; `faces` are those that the source tells."""
+        """What an operator is given: pixels, extent, and faces where the source tells them."""
+        columns = {"pixels": self.pixels, "extent": self.extents}
         known = [row.faces for row in self.rows if not row.error]
-        return {"pixels": self.pixels, "extent": self.extents, "faces": known}
+        if None not in known:
+            columns["faces"] = np.empty(len(known), object)
+            columns["faces"][:] = known
+        return columns
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,8 +24,8 @@ class Row:
     where the source has none"""
     group: str = ""
     """what it comes from together with others (a patient, a record); empty where by itself"""
-    faces: tuple[KnownFace, ...] = ()
-    """that the source tells, where it is asked to"""
+    faces: tuple[KnownFace, ...] | None = None
+    """that the source tells; None where it is not asked"""
     error: str = ""
     """why the image could not be read; empty when it was"""
 

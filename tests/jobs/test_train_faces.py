@@ -153,6 +153,7 @@ def test_killed_and_repeated_training_ends_with_the_bits_of_an_undisturbed_one(
     assert_same_training(tmp_path, undisturbed)
 
 
+@pytest.mark.slow
 def test_killed_training_of_a_head_and_of_arcface_weights_ends_alike(people: Path, tmp_path: Path):
     for name, loss in {
         "binary": BinaryConfig(pictures_per_person=2),

@@ -248,6 +248,7 @@ def test_openvino_runs_mobilefacenet_as_torch_does(mobile, folder):
     assert cosines(Embedder(compiled)(crops), Embedder(mobile)(crops)).min() > 0.9999
 
 
+@pytest.mark.slow
 def test_openvino_and_a_backbone_of_torchvision_embed_as_torch_does(folder):
     path = save(folder / "resnet.safetensors", "torchvision:resnet18", 32, FacePreprocess())
     compiled = folder / "resnet.openvino"

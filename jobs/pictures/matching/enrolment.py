@@ -10,7 +10,7 @@ import numpy as np
 from jobs.pictures.labelled_faces import LabelledFaces, read_faces
 from jobs.pictures.matching.faces_run import FacesRun, open_faces
 from jobs.pictures.matching.requests import Enrol, Remove, Show
-from jobs.pictures.matching.thresholds import MAKES_ONE, check_calibration
+from jobs.pictures.matching.thresholds import MAKES_ONE, check_calibration, measure_of
 from jobs.runtime.labels import read_labels
 from jobs.runtime.storage import Storage, absolute
 from vision_ops.faces.calibration import Calibration
@@ -109,7 +109,7 @@ def _calibration(config: Enrol, gallery: Gallery, storage: Storage) -> bytes:
     except FileNotFoundError as missing:
         raise ValueError(f"calibration: {uri}: not there; {MAKES_ONE} makes one") from missing
     calibration = Calibration.from_json(data, uri)
-    check_calibration(calibration, uri, gallery.embedder, calibration.head)
+    check_calibration(calibration, uri, gallery.embedder, measure_of(calibration))
     return data
 
 

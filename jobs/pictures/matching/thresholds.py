@@ -126,6 +126,11 @@ def _first(places: Sequence[str], storage: Storage) -> tuple[Calibration | None,
     return None, "", ""
 
 
+def measure_of(calibration: Calibration) -> Measure:
+    """Which similarity was calibrated."""
+    return Measure(calibration.head, calibration.head_sha256.removeprefix("sha256:"))
+
+
 def check_calibration(calibration: Calibration, uri: str, embedder: str, measure: Measure) -> None:
     """ValueError where scores of another embedder or similarity were calibrated."""
     if calibration.embedder.removeprefix("sha256:") != embedder:
@@ -133,6 +138,6 @@ def check_calibration(calibration: Calibration, uri: str, embedder: str, measure
             f"calibration: {uri} is of the embedder {calibration.embedder}, these embeddings are "
             f"of sha256:{embedder}; give --calibration FILE of that one, or --threshold X"
         )
-    known = Measure(calibration.head, calibration.head_sha256.removeprefix("sha256:"))
+    known = measure_of(calibration)
     if known != measure:
         raise ValueError(f"calibration: {uri} is of the similarity {known}, asked for is {measure}")

@@ -52,7 +52,9 @@ class Shown:
 def verification_page(run: Run, numbers: Numbers, shown: Shown) -> bytes:
     """The page as HTML, from the numbers of metrics.json."""
     judged = numbers["verification"]
-    drawn = [_distributions(judged, shown), _roc(judged), _discard(numbers["discard"])]
+    drawn = [_distributions(judged, shown), _roc(judged)]
+    if len(numbers["discard"]["fnmr"]) > 1:  # faces of one quality have nothing to discard by
+        drawn.append(_discard(numbers["discard"]))
     sections = [
         Section(
             title="Verification, 1:1",

@@ -124,7 +124,7 @@ def read_columns(origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
         for number, image in enumerate(images):
             belongs = _name(groups[number].as_py() if groups is not None else None, ()) or ""
             truth, problem = tells(truths[number].as_py()) if truths is not None else (None, "")
-            there, wrong = faces_of(known[number].as_py()) if known is not None else ((), "")
+            there, wrong = faces_of(known[number].as_py()) if known is not None else (None, "")
             yield Row(
                 id="",
                 uri="",

@@ -80,7 +80,7 @@ def _addresses(
     list[str | None],
     list[tuple[str | None, str]],
     list[str],
-    list[tuple[tuple[KnownFace, ...], str]],
+    list[tuple[tuple[KnownFace, ...] | None, str]],
 ]:
     """Addresses, truths with what is wrong with them, groups, and faces alike, of start..stop.
 
@@ -108,9 +108,9 @@ def _addresses(
         told = [tells(value) for value in table.column(label).to_pylist()]
     groups = table.column(group).to_pylist() if group else [None] * len(table)
     belongs = ["" if each is None else str(each) for each in groups]
-    known: list[tuple[tuple[KnownFace, ...], str]] = [((), "")] * len(table)
+    known: list[tuple[tuple[KnownFace, ...] | None, str]] = [(None, "")] * len(table)
     if faces:
-        known = [faces_of(value) for value in table.column(faces).to_pylist()]
+        known = list(map(faces_of, table.column(faces).to_pylist()))
     return table.column(column).to_pylist(), told, belongs, known
 
 
