@@ -90,6 +90,8 @@ def main(config: Config) -> Run:
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
         resources = decide_engine(config.resources, plan.rows)
+        if config.op.finding != "none" and resources.placement == "auto":
+            resources = replace(resources, placement="together")  # megabytes a picture stay here
         request = request_of(embedder)
         make = partial(make_work, config.op, config.decode, resources, embedder, detector)
         if config.dry_run:

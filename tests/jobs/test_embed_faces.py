@@ -27,6 +27,7 @@ from vision_ops.faces.align import template
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.normalize import normalize
 from vision_ops.operators.embed_faces import FacesConfig
+from vision_ops.weights.face_detectors import convert_detector
 
 INLINE = Resources(engine="inline", actors=1, max_failed_fraction=1.0)
 SIZE = 48
@@ -230,3 +231,25 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=words):
         ask()
     assert not (tmp_path / "out").exists()
+
+
+def test_a_detector_of_published_weights_is_named_with_its_licence(
+    shared_data: Path, weights: str, tmp_path: Path
+):
+    state = shared_data / "weights" / "retinaface-mobilenet0.25-landmarks.pth"
+    detector = str(tmp_path / "retinaface.safetensors")
+    convert_detector("face_detector:retinaface", [state], "MIT", "published", Path(detector))
+    photo = shared_data / "faces/photos/examples/knn_examples/test/obama_and_biden.jpg"
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / "two.jpg").write_bytes(photo.read_bytes())
+    Image.new("RGB", (300, 200), (90, 90, 90)).save(tmp_path / "in" / "none.png")
+    Image.new("L", (1, 1)).save(tmp_path / "in" / "pixel.png")
+
+    run = embed_faces.main(asked(tmp_path / "in", weights, tmp_path / "out", detector))
+
+    counts = {row["id"]: len(row["faces"]) for row in rows_of(run)}
+    assert counts.pop("two.jpg") >= 2
+    assert counts == {"none.png": 0, "pixel.png": 0}
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "<h2>Detector</h2>" in page
+    assert run.manifest["detector"]["licence"] == "MIT"

@@ -11,7 +11,7 @@ import pyarrow as pa
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, figures_of, title_of
 from jobs.runtime.report.causes import Causes
-from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, page
+from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, facts_of, page
 from jobs.runtime.run import Run
 
 COLUMNS = ("id", "uri", "status", "stage", "error", "faces")
@@ -86,7 +86,10 @@ def write(run: Run, draw: Draw, cut: Cut) -> str:
     summary = Summary()
     for batch in run.results(COLUMNS):
         summary.add(batch)
-    sections = [*_charts(summary), *_pictures(summary, draw, cut), *_failed(summary), *about(run)]
+    sections = [*_charts(summary), *_pictures(summary, draw, cut), *_failed(summary)]
+    if detector := run.manifest.get("detector"):
+        sections.append(Section(title="Detector", facts=facts_of(detector)))
+    sections += about(run)
     data = page(title_of(run), run.uri, list(_figures(run, summary)), sections)
     return run.put("report/index.html", data)
 
