@@ -267,7 +267,7 @@ def test_dry_run_tells_and_writes_nothing(
 ):
     main(replace(small(source, tmp_path / "out"), dry_run=True))
     told = capsys.readouterr().out
-    for text in ("48", "27 in 3 epochs", "of network", "estimate", "not begun"):  # 36 learnt from
+    for text in ("36 to learn from", "27 in 3 epochs", "of network", "estimate", "not begun"):
         assert text in told
     assert not (tmp_path / "out").exists()
 
