@@ -25,7 +25,7 @@ from functools import partial
 import tyro
 
 from jobs.pictures.bulk_config import BulkConfig
-from jobs.pictures.faces import cut_out, inputs_of, make_work, request_of
+from jobs.pictures.faces.embedding import cut_out, inputs_of, make_work, request_of
 from jobs.pictures.localization import REPORT_PX, draw
 from jobs.pictures.network import choose_network, facts, recalled
 from jobs.pictures.opening import open_source

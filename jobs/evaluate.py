@@ -27,12 +27,12 @@ import numpy as np
 import pyarrow as pa
 import tyro
 
-from jobs.pictures.grouped import GroupingEvaluation
-from jobs.pictures.grouped import evaluate as evaluate_groups
+from jobs.pictures.faces.grouped import GroupingEvaluation
+from jobs.pictures.faces.grouped import evaluate as evaluate_groups
+from jobs.pictures.faces.verified import FaceProtocol, VerificationEvaluation
+from jobs.pictures.faces.verified import evaluate as evaluate_faces
 from jobs.pictures.located import LocalizationEvaluation, finite
 from jobs.pictures.located import evaluate as evaluate_boxes
-from jobs.pictures.verified import FaceProtocol, VerificationEvaluation
-from jobs.pictures.verified import evaluate as evaluate_faces
 from jobs.runtime.command import run_command
 from jobs.runtime.labels import LabelTable, read_labels
 from jobs.runtime.predictions import COLUMNS, NUM_NAMED, Judged, PredictionReader

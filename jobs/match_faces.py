@@ -26,11 +26,11 @@ from typing import Annotated
 
 import tyro
 
-from jobs.pictures.matching.clustering import cluster_faces
-from jobs.pictures.matching.enrolment import Enrolment, enrol, remove, show
-from jobs.pictures.matching.identification import identify
-from jobs.pictures.matching.requests import Cluster, Enrol, Identify, Remove, Show, Verify
-from jobs.pictures.matching.verification import verify
+from jobs.pictures.faces.matching.clustering import cluster_faces
+from jobs.pictures.faces.matching.enrolment import Enrolment, enrol, remove, show
+from jobs.pictures.faces.matching.identification import identify
+from jobs.pictures.faces.matching.requests import Cluster, Enrol, Identify, Remove, Show, Verify
+from jobs.pictures.faces.matching.verification import verify
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
 from vision_ops.faces.gallery import Change

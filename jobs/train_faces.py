@@ -26,8 +26,8 @@ from functools import partial
 
 import numpy as np
 
-from jobs.pictures.face_recipes import PRESETS, Config
-from jobs.pictures.people import PeopleOrder, refuse_few, with_several
+from jobs.pictures.faces.people import PeopleOrder, refuse_few, with_several
+from jobs.pictures.faces.recipes import PRESETS, Config
 from jobs.pictures.presets import parse_preset
 from jobs.pictures.supervised import Task, learner_maker, train
 from jobs.runtime.command import run_command

@@ -17,7 +17,7 @@ from sklearn.datasets import load_sample_images
 
 from jobs import embed_faces
 from jobs.embed_faces import Config
-from jobs.pictures.faces import face_type
+from jobs.pictures.faces.embedding import face_type
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source

@@ -11,8 +11,8 @@ import pytest
 from sklearn.metrics import roc_auc_score
 
 from jobs.evaluate import Config, main
-from jobs.pictures.face_pairs import read_pairs
-from jobs.pictures.verified import FaceProtocol, VerificationEvaluation
+from jobs.pictures.faces.pairs import read_pairs
+from jobs.pictures.faces.verified import FaceProtocol, VerificationEvaluation
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.browser import open_page
 from tests.made_faces import (
@@ -247,7 +247,7 @@ def test_requests_that_cannot_be_met_say_what_would_be(tmp_path: Path) -> None:
     make_faces_run(tmp_path / "none" / "embed", [failed(images[0]), faceless(images[1])], size=4)
     with pytest.raises(ValueError, match="hold no face: 1 failed, in 1 none was found"):
         evaluate(tmp_path / "none", [])
-    with pytest.raises(ValueError, match="no such file; accepted"):
+    with pytest.raises(ValueError, match="no such file; or one of"):
         evaluate(tmp_path, images, name="head", head="absent.safetensors")
 
 

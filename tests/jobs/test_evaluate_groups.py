@@ -8,9 +8,9 @@ import pytest
 
 from jobs.evaluate import Config, main
 from jobs.match_faces import main as match_faces
-from jobs.pictures.grouped import GroupingEvaluation
-from jobs.pictures.matching.requests import Cluster, Enrol, Identify, Similarity
-from jobs.pictures.verified import FaceProtocol
+from jobs.pictures.faces.grouped import GroupingEvaluation
+from jobs.pictures.faces.matching.requests import Cluster, Enrol, Identify, Similarity
+from jobs.pictures.faces.verified import FaceProtocol
 from tests.made_faces import MadeImage, faceless, failed, make_faces_run, make_people
 
 

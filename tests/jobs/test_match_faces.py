@@ -12,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 
 from jobs.match_faces import main
-from jobs.pictures.labelled_faces import Choice
-from jobs.pictures.matching import clustering, identification
-from jobs.pictures.matching.enrolment import Enrolment
-from jobs.pictures.matching.requests import (
+from jobs.pictures.faces.labelled import Choice
+from jobs.pictures.faces.matching import clustering, identification
+from jobs.pictures.faces.matching.enrolment import Enrolment
+from jobs.pictures.faces.matching.requests import (
     Cluster,
     Enrol,
     Identify,

@@ -8,7 +8,7 @@ import pyarrow as pa
 import pytest
 
 from jobs.match_faces import main
-from jobs.pictures.matching.requests import (
+from jobs.pictures.faces.matching.requests import (
     Enrol,
     Identify,
     SearchResources,

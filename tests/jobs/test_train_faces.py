@@ -12,8 +12,8 @@ import torch
 from safetensors.torch import load_file
 from torch.multiprocessing.spawn import spawn
 
-from jobs.pictures.face_recipes import PRESETS, Config
-from jobs.pictures.people import PeopleOrder
+from jobs.pictures.faces.people import PeopleOrder
+from jobs.pictures.faces.recipes import PRESETS, Config
 from jobs.pictures.samples.faces import Pose, draw_person, photograph
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
 from jobs.runtime.epochs import run_worker

@@ -67,8 +67,8 @@ def kind_of_detector(card: Card, weights: str | Path) -> DetectorKind:
     return kinds[card.network]
 
 
-def make_detector(config: DetectorConfig, path: str | Path) -> Detector:
-    """The detector of a checkpoint on this machine.
+def make_detector(config: DetectorConfig, path: str | Path, callers: int = 1) -> Detector:
+    """The detector of a checkpoint on this machine, for so many threads that call it at a time.
 
     Raises ValueError for a file that is none, damaged, or needs an extra that is not installed.
     """
@@ -77,15 +77,15 @@ def make_detector(config: DetectorConfig, path: str | Path) -> Detector:
     if kind == "mtcnn":
         from vision_ops.faces.mtcnn import MtcnnDetector
 
-        return MtcnnDetector(config, path)
+        return MtcnnDetector(config, path, callers)
     if kind == "retinaface":
         from vision_ops.faces.retinaface import RetinaFaceDetector
 
-        return RetinaFaceDetector(config, path)
+        return RetinaFaceDetector(config, path, callers)
     if kind == "yunet":
         from vision_ops.faces.yunet import YuNetDetector
 
-        return YuNetDetector(config, path)
+        return YuNetDetector(config, path, callers)
     from vision_ops.faces.onnx_detector import OnnxDetector
 
     return OnnxDetector(config, path)

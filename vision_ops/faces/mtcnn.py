@@ -4,7 +4,7 @@ P-Net goes over every picture at every size; what it takes for faces, of all pic
 goes through R-Net in full passes, and what is left through O-Net (Zhang et al. 2016, sec. II-A).
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torchvision.ops import nms, roi_align
 
+from vision_ops.card import sha256_file
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
 from vision_ops.faces import Faces
@@ -21,6 +22,7 @@ from vision_ops.faces.choose import choose
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.passes import Picture, Scaling, View, pass_size_on, passes, tensor_of, view
 from vision_ops.models.mtcnn import O_WINDOW, P_STRIDE, P_WINDOW, R_WINDOW, Mtcnn
+from vision_ops.precision.forward import Forward, open_forward
 
 SCALING = Scaling(mean=(127.5, 127.5, 127.5), std=128.0)
 FACTOR = 0.709
@@ -53,24 +55,33 @@ class MtcnnDetector:
     suppression divides by the union as the others do.
     """
 
-    def __init__(self, config: DetectorConfig, path: str | Path, pass_size: int = 0) -> None:
+    def __init__(
+        self, config: DetectorConfig, path: str | Path, callers: int = 1, pass_size: int = 0
+    ) -> None:
         self.config = config
         self.device = pick_device()
         self.pass_size = pass_size or pass_size_on(self.device)
         networks, _ = load_checkpoint(path, self.device)
         assert isinstance(networks, Mtcnn)  # by the card
-        self.networks = networks.to(memory_format=torch.channels_last)
+        sha256 = sha256_file(path)[:16]
+
+        def opened(part: str, size: int, side: int, *, any_size: bool = False) -> Forward:
+            example = torch.zeros(size, 3, side, side, device=self.device)
+            network, name = networks.get_submodule(part), f"{sha256}-{part}-{size}"
+            return open_forward(network, name, example, any_size=any_size, callers=callers)
+
+        self.pnet = opened("pnet", self.pass_size, MULTIPLE, any_size=True)
+        self.rnet = opened("rnet", R_PASS, R_WINDOW)
+        self.onet = opened("onet", O_PASS, O_WINDOW)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Picture]) -> list[Faces]:
         """The faces of each picture."""
         windows = self._propose(images)
-        confidence, offsets = self._judge(self.networks.rnet, images, windows, R_WINDOW, R_PASS)
+        confidence, offsets = self._judge(self.rnet, images, windows, R_WINDOW, R_PASS)
         windows = calibrated(windows._replace(confidence=confidence), offsets)
         windows = squared(suppressed(sure(windows, LEAST[1]), IOU))
-        confidence, offsets, points = self._judge(
-            self.networks.onet, images, windows, O_WINDOW, O_PASS
-        )
+        confidence, offsets, points = self._judge(self.onet, images, windows, O_WINDOW, O_PASS)
         corners, sides = windows.boxes[:, None, :2], windows.boxes[:, None, 2:]
         landmarks = corners + points * (sides - corners)
         windows = calibrated(windows._replace(confidence=confidence), offsets)
@@ -89,14 +100,14 @@ class MtcnnDetector:
         ]
         found: list[list[Windows]] = [[] for _ in images]
         for part, rows in passes(views, MULTIPLE, self.pass_size, SCALING, self.device):
-            maps = self.networks.pnet(rows)
+            maps = self.pnet(rows)
             for each, probability, offsets in zip(part, *maps, strict=False):
                 found[each.image].append(read_map(each, probability, offsets))
         return squared(suppressed(joined(list(chain(*found))), IOU))
 
     def _judge(
         self,
-        network: Callable[[Tensor], tuple[Tensor, ...]],
+        network: Forward,
         images: Sequence[Picture],
         windows: Windows,
         size_px: int,

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
+from vision_ops.card import sha256_file
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import pick_device
 from vision_ops.faces import Faces
@@ -15,6 +16,7 @@ from vision_ops.faces.choose import Found, choose, in_picture
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.passes import Picture, Scaling, View, octaves, pass_size_on, passes
 from vision_ops.models.retinaface import MEAN_BGR, STRIDES, decode, fold_norms, priors
+from vision_ops.precision.forward import open_forward
 
 SCALING = Scaling(mean=MEAN_BGR, channels="BGR")
 FACES_PX = (16, 192)
@@ -28,12 +30,17 @@ class RetinaFaceDetector:
     centre lies there are not asked.
     """
 
-    def __init__(self, config: DetectorConfig, path: str | Path, pass_size: int = 0) -> None:
+    def __init__(
+        self, config: DetectorConfig, path: str | Path, callers: int = 1, pass_size: int = 0
+    ) -> None:
         self.config = config
         self.device = pick_device()
         self.pass_size = pass_size or pass_size_on(self.device)
         network, _ = load_checkpoint(path, self.device)
-        self.network: nn.Module = fold_norms(network).to(memory_format=torch.channels_last)
+        example = torch.zeros(self.pass_size, 3, STRIDES[-1], STRIDES[-1], device=self.device)
+        name = f"{sha256_file(path)[:16]}-{self.pass_size}"
+        network = fold_norms(network)
+        self.network = open_forward(network, name, example, any_size=True, callers=callers)
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Picture]) -> list[Faces]:

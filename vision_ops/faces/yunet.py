@@ -5,7 +5,7 @@ The only module that imports cv2, of the extra `faces`.
 
 from collections.abc import Sequence
 from pathlib import Path
-from threading import Lock
+from queue import SimpleQueue
 
 import numpy as np
 import torch
@@ -14,6 +14,7 @@ from vision_ops.faces import Faces
 from vision_ops.faces.choose import Found, choose, in_picture
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.passes import Picture, View, octaves
+from vision_ops.precision import num_threads
 
 try:
     import cv2
@@ -31,20 +32,22 @@ KEEP_ALL = 1.0
 class YuNetDetector:
     """A `Detector`. OpenCV takes one picture at a time, filled up with black to a multiple of 32.
 
-    It runs on as many threads as torch has, and callers wait for each other: it keeps the size of
-    its picture.
+    Each of its callers has a network, which keeps the size of its picture.
     """
 
-    def __init__(self, config: DetectorConfig, path: str | Path) -> None:
+    def __init__(self, config: DetectorConfig, path: str | Path, callers: int = 1) -> None:
         self.config = config
-        cv2.setNumThreads(torch.get_num_threads())
+        cv2.setNumThreads(max(1, num_threads() // callers))
         cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_ERROR)  # it warns of itself
-        self.turn = Lock()
+        # those that nobody is using
+        self.networks: SimpleQueue[cv2.FaceDetectorYN] = SimpleQueue()
         try:
-            self.network = cv2.FaceDetectorYN.create(
-                str(path), "", (32, 32), config.min_confidence, KEEP_ALL, MOST
-            )
-            self.network.detect(np.zeros((32, 32, 3), np.uint8))
+            for _ in range(callers):
+                network = cv2.FaceDetectorYN.create(
+                    str(path), "", (32, 32), config.min_confidence, KEEP_ALL, MOST
+                )
+                network.detect(np.zeros((32, 32, 3), np.uint8))
+                self.networks.put(network)
         except cv2.error as wrong:
             cause = str(wrong).strip().splitlines()[-1]
             raise ValueError(f"{path}: OpenCV does not run it as YuNet ({cause[:200]})") from wrong
@@ -58,9 +61,12 @@ class YuNetDetector:
 
     def _find(self, seen: View) -> Found:
         height, width = seen.pixels.shape[:2]
-        with self.turn:
-            self.network.setInputSize((width, height))
-            _, rows = self.network.detect(np.ascontiguousarray(seen.pixels[:, :, ::-1]))
+        network = self.networks.get()
+        try:
+            network.setInputSize((width, height))
+            _, rows = network.detect(np.ascontiguousarray(seen.pixels[:, :, ::-1]))
+        finally:
+            self.networks.put(network)
         faces = torch.zeros(0, 15) if rows is None else torch.from_numpy(rows)
         corner, size = faces[:, :2], faces[:, 2:4]
         boxes = torch.cat([corner, corner + size], dim=1)

@@ -55,7 +55,7 @@ class FaceEmbedder:
         self.config = config
         self.embedder = Embedder(config.weights, callers=callers)
         face = check_embedder(self.embedder.card, config.weights)
-        self.find = FINDERS[config.finding](config, face)
+        self.find = FINDERS[config.finding](config, face, callers)
 
     def __call__(self, batch: Batch) -> Batch:
         (result,) = self.regrouped(iter([batch]))
@@ -160,7 +160,7 @@ class _Ready:
 class Cropped:
     """Every picture is one face: the crop, its box all of it, its landmarks the template's."""
 
-    def __init__(self, config: FacesConfig, face: FacePreprocess) -> None:
+    def __init__(self, config: FacesConfig, face: FacePreprocess, callers: int) -> None:
         self.face = face
         points = template(face.height_px, face.template).numpy()
         self.points = ((points + 0.5) / face.height_px).astype(np.float32)
@@ -188,7 +188,7 @@ class Cropped:
 class Given:
     """Faces that came with the pictures, the surest first."""
 
-    def __init__(self, config: FacesConfig, face: FacePreprocess) -> None:
+    def __init__(self, config: FacesConfig, face: FacePreprocess, callers: int) -> None:
         self.canvas, self.face = config.canvas(), face
 
     def __call__(self, batch: Batch) -> Found:
@@ -208,9 +208,9 @@ def _as_faces(known: Sequence[Any]) -> Faces:
 class Detected:
     """Faces that a detector finds."""
 
-    def __init__(self, config: FacesConfig, face: FacePreprocess) -> None:
+    def __init__(self, config: FacesConfig, face: FacePreprocess, callers: int) -> None:
         self.canvas, self.face = config.canvas(), face
-        self.detector = make_detector(config.detect, config.detector)
+        self.detector = make_detector(config.detect, config.detector, callers)
 
     def __call__(self, batch: Batch) -> Found:
         """Their faces, and crops of them."""
@@ -257,7 +257,7 @@ def _moved(points: np.ndarray, scale: np.ndarray) -> np.ndarray:
     return ((points + 0.5) * scale - 0.5).astype(np.float32)
 
 
-FINDERS: dict[Finding, Callable[[FacesConfig, FacePreprocess], Callable[[Batch], Found]]] = {
+FINDERS: dict[Finding, Callable[[FacesConfig, FacePreprocess, int], Callable[[Batch], Found]]] = {
     "none": Cropped,
     "given": Given,
     "detector": Detected,

@@ -29,6 +29,7 @@ from vision_ops.precision.verdicts import (
     Verdict,
     has_gpu,
     keep,
+    last_line,
     machine,
     network_path,
     recall,
@@ -127,7 +128,7 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
         try:
             found, rate = _timed(candidate.open(), sample.judged)
         except (ValueError, RuntimeError) as refusal:  # this CPU or GPU cannot, or cannot compile
-            refused[candidate.name] = _last_line(refusal)
+            refused[candidate.name] = last_line(refusal)
             continue
         trials.append(_judged(candidate, found, rate, truth))
     best = _best(request, trials if as_it_is else trials[1:], refused)
@@ -193,7 +194,7 @@ def fp32_candidate(request: Request, refused: dict[str, str]) -> Candidate:
             write_whole(path, convert(weights))
         except ValueError as refusal:
             logger.warning("%s; it is run by torch", refusal)
-            refused["fp32 openvino"] = _last_line(refusal)
+            refused["fp32 openvino"] = last_line(refusal)
             return Candidate(precision="fp32", path=weights)
     return Candidate(precision="fp32", path=path)
 
@@ -324,7 +325,3 @@ def _pass_size(request: Request, candidate: Candidate) -> int:
             break
     fastest = max(rates.values(), default=0.0)
     return next((s for s, rate in rates.items() if rate >= 0.97 * fastest), unit)
-
-
-def _last_line(refusal: Exception) -> str:
-    return (str(refusal).strip().splitlines() or [type(refusal).__name__])[-1][:300]

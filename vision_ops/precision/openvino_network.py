@@ -10,7 +10,7 @@ import logging
 import os
 import warnings
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from itertools import islice
@@ -24,7 +24,7 @@ from openvino import frontend
 
 from vision_ops.card import card_to_json, read_card
 from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes, num_threads
-from vision_ops.precision.verdicts import has_vnni
+from vision_ops.precision.verdicts import has_vnni, last_line
 from vision_ops.preprocess import Preprocess
 
 SMALL_PASS = 4
@@ -39,6 +39,8 @@ FAILURES = (
     frontend.OpConversionFailure,
     frontend.OpValidationFailure,
 )
+XML, WEIGHTS = "network.xml", "network.bin"
+"""in a compiled file"""
 NO_REPORTS = {"NNCF_CI": "1", "CI": "true"}
 """keeps both libraries from sending usage reports"""
 
@@ -68,10 +70,9 @@ class OpenVinoNetwork:
         refuse_unable(precision, held_precision(path), path)
         with zipfile.ZipFile(path) as archive:
             kind = json.loads(archive.read("kind.json"))
-            xml, weights = archive.read("network.xml"), archive.read("network.bin")
         self.precision: Precision = precision
         core = ov.Core()
-        model = core.read_model(xml, weights)
+        model = unpacked(core, path)
         self.sizes = (PASS_SIZE, SMALL_PASS) if precision in kind["small_passes"] else (PASS_SIZE,)
         sized = {size: _resized(model, size) for size in self.sizes}
         threads = max(1, num_threads() // callers)
@@ -79,7 +80,7 @@ class OpenVinoNetwork:
         self.callers: SimpleQueue[_Caller] = SimpleQueue()
         for _ in range(callers):
             requests = {
-                size: _compile(core, each, precision, threads).create_infer_request()
+                size: compile_network(core, each, precision, threads).create_infer_request()
                 for size, each in sized.items()
             }
             self.callers.put(_Caller(requests=requests, is_checked=len(requests) == 1))
@@ -115,7 +116,7 @@ class OpenVinoNetwork:
             yield from full_passes(pixels[whole:], self.sizes[-1])
 
 
-def _compile(
+def compile_network(
     core: ov.Core, model: ov.Model, precision: Precision, threads: int = 0
 ) -> ov.CompiledModel:
     """One stream on so many threads (0: those of this process).
@@ -166,10 +167,12 @@ def _small_passes(model: ov.Model, precisions: Sequence[Precision]) -> list[Prec
     pixels = np.random.default_rng(1).integers(0, 256, shape, dtype=np.uint8)
     core, same = ov.Core(), list[Precision]()
     for precision in precisions:
-        whole = _compile(core, model, precision).create_infer_request().infer([pixels])
+        whole = compile_network(core, model, precision).create_infer_request().infer([pixels])
         expected = [np.array(whole[0]), np.array(whole[1])]
         try:
-            small = _compile(core, _resized(model, SMALL_PASS), precision).create_infer_request()
+            small = compile_network(
+                core, _resized(model, SMALL_PASS), precision
+            ).create_infer_request()
         except RuntimeError:  # a network that holds its batch size
             continue
         parts = [small.infer([pixels[i : i + SMALL_PASS]]) for i in (0, SMALL_PASS)]
@@ -216,9 +219,8 @@ def convert(path: str | Path) -> bytes:
             converted = ov.convert_model(whole, example_input=pixels[:2])
             converted.reshape(list(shape))
     except (RuntimeError, *FAILURES) as refusal:
-        reason = str(refusal).strip().splitlines()
-        raise ValueError(f"{path}: OpenVINO cannot convert it: {reason[-1]}") from refusal
-    compiled = _compile(ov.Core(), converted, "fp32").create_infer_request()
+        raise ValueError(f"{path}: OpenVINO cannot convert it: {last_line(refusal)}") from refusal
+    compiled = compile_network(ov.Core(), converted, "fp32").create_infer_request()
     off = np.abs(compiled.infer([pixels.numpy()])[0] - expected).max()
     if not off <= TOLERANCE * max(1.0, float(np.abs(expected).max())):
         raise ValueError(f"{path}: OpenVINO's logits differ from torch's by {off:g}")
@@ -238,7 +240,7 @@ def quantise(compiled: bytes, calibration: np.ndarray) -> bytes:
         raise ValueError("calibration: no images")
     with zipfile.ZipFile(io.BytesIO(compiled)) as archive:
         card = archive.read("card.json").decode()
-        model = ov.Core().read_model(archive.read("network.xml"), archive.read("network.bin"))
+        model = ov.Core().read_model(archive.read(XML), archive.read(WEIGHTS))
     with quietly():
         import nncf
 
@@ -268,25 +270,36 @@ def _is_convolution(op: ov.Node) -> bool:
 
 def _packed(model: ov.Model, card: str, precision: Precision) -> bytes:
     """The bytes of a compiled file."""
+    run_in: list[Precision] = ["int8"]
+    if precision == "fp32":
+        run_in = [each for each in native() if each != "int8"]
+    kind = {"precision": precision, "small_passes": _small_passes(model, run_in)}
+    return packed(model, {"card.json": card, "kind.json": json.dumps(kind)})
+
+
+def packed(model: ov.Model, beside: Mapping[str, str]) -> bytes:
+    """A network and what lies beside it as one file, the same bytes each time."""
     target = io.BytesIO()
     with TemporaryDirectory() as folder, zipfile.ZipFile(target, "w") as archive:
         ov.save_model(model, Path(folder) / "network.xml", compress_to_fp16=False)
-        run_in: list[Precision] = ["int8"]
-        if precision == "fp32":
-            run_in = [each for each in native() if each != "int8"]
-        kind = {"precision": precision, "small_passes": _small_passes(model, run_in)}
-        held = {"card.json": card.encode(), "kind.json": json.dumps(kind)}
-        for name in ("network.xml", "network.bin"):
-            held[name] = (Path(folder) / name).read_bytes()
+        held = {name: text.encode() for name, text in beside.items()}
+        held |= {name: (Path(folder) / name).read_bytes() for name in (XML, WEIGHTS)}
         for name, data in held.items():
             archive.writestr(zipfile.ZipInfo(name), data)
     return target.getvalue()
+
+
+def unpacked(core: ov.Core, path: str | Path) -> ov.Model:
+    """The network of a file that `packed` made."""
+    with zipfile.ZipFile(path) as archive:
+        return core.read_model(archive.read(XML), archive.read(WEIGHTS))
 
 
 @contextmanager
 def quietly() -> Iterator[None]:
     """No usage reports, progress bars and log lines of OpenVINO's converter and NNCF."""
     before = {name: os.environ.get(name) for name in NO_REPORTS}
+    level = logging.root.level  # the converter raises it, for everybody
     os.environ.update(NO_REPORTS)
     for name in ("nncf", "torch.utils.cpp_extension"):
         logging.getLogger(name).setLevel(logging.ERROR)
@@ -294,6 +307,7 @@ def quietly() -> Iterator[None]:
         with redirect_stdout(io.StringIO()), warnings.catch_warnings(action="ignore"):
             yield
     finally:
+        logging.root.setLevel(level)
         for name, value in before.items():
             if value is None:
                 del os.environ[name]

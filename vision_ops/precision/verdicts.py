@@ -146,6 +146,16 @@ def network_path(request: Request, precision: Precision, sample: str) -> Path:
     return Path(request.folder) / "networks" / f"{weights}-{precision}-{name}{COMPILED_SUFFIX}"
 
 
+def converted_path(folder: Path, name: str) -> Path:
+    """Where OpenVINO's conversion of a network of this name is kept."""
+    return folder / "networks" / f"{name}-{_hash(*_versions())}{COMPILED_SUFFIX}"
+
+
+def last_line(refusal: BaseException) -> str:
+    """What a library says in the end of why it does not do something."""
+    return (str(refusal).strip().splitlines() or [type(refusal).__name__])[-1][:300]
+
+
 def _verdict_path(request: Request) -> Path:
     asked = {k: v for k, v in asdict(request).items() if k not in ("weights", "folder")}
     name = _hash(json.dumps(asked), machine(), *_versions())

@@ -8,8 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.pictures.face_pairs import PairList, read_pairs
-from jobs.pictures.judged_faces import (
+from jobs.pictures.faces.judged import (
     Gallery,
     JudgedPairs,
     JudgedSearches,
@@ -18,8 +17,9 @@ from jobs.pictures.judged_faces import (
     judge_list,
     judge_searches,
 )
-from jobs.pictures.labelled_faces import Choice, LabelledFaces, read_faces
-from jobs.pictures.similarity import GRIDS, Similarity, open_similarity
+from jobs.pictures.faces.labelled import Choice, LabelledFaces, read_faces
+from jobs.pictures.faces.pairs import PairList, read_pairs
+from jobs.pictures.faces.similarity import GRIDS, Similarity, open_similarity
 from jobs.runtime.labels import LabelTable
 from jobs.runtime.report import verification as report
 from jobs.runtime.reread import read_images

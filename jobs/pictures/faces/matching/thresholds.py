@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.pictures.matching.requests import Similarity
-from jobs.pictures.matching.search import Measure
+from jobs.pictures.faces.matching.requests import Similarity
+from jobs.pictures.faces.matching.search import Measure
 from jobs.runtime.storage import Storage, absolute, join
 from vision_ops.faces.calibration import Calibration
 from vision_ops.faces.gallery import CALIBRATION

@@ -1,17 +1,15 @@
 """A gallery that can be searched: in this process, or shared out to actors."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from jobs.runtime.resources import Resources, decide_engine
-from jobs.runtime.storage import Storage, absolute
+from jobs.runtime.storage import Storage
 from vision_ops.faces.gallery import Gallery, Templates
 from vision_ops.faces.search import COSINE, Scorer, merge_named, nearest
 
@@ -43,22 +41,10 @@ def open_scorer(head: str, embedder: str, size: int, storage: Storage) -> tuple[
     """
     if head == "cosine":
         return COSINE, Measure(head)
-    from vision_ops.faces.head_scorer import HeadScorer  # torch, which cosine does without
-    from vision_ops.faces.heads import load_head, make_head
+    from jobs.pictures.faces.heads import open_head  # torch, which cosine does without
+    from vision_ops.faces.head_scorer import HeadScorer
 
-    if head in HEADS:
-        return HeadScorer(make_head(head, size)), Measure(head)
-    try:
-        path = storage.fetch(absolute(head))
-        opened = load_head(path)
-    except FileNotFoundError as missing:
-        raise ValueError(f"head {head!r}: no such file; or one of {', '.join(HEADS)}") from missing
-    if opened.embedder and opened.embedder.removeprefix("sha256:") != embedder:
-        raise ValueError(
-            f"head {head}: trained for embeddings of {opened.embedder}, these are of "
-            f"sha256:{embedder}"
-        )
-    sha256 = hashlib.sha256(Path(path).read_bytes()).hexdigest()
+    opened, sha256 = open_head(head, HEADS, embedder, size, storage)
     return HeadScorer(opened), Measure(opened.kind, sha256)
 
 

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 import pyarrow as pa
 
-from jobs.pictures.matching.faces_run import (
+from jobs.pictures.faces.matching.faces_run import (
     FACE_SCHEMA,
     PREFIX,
     FacePart,
@@ -16,10 +16,10 @@ from jobs.pictures.matching.faces_run import (
     put_part,
     read_part,
 )
-from jobs.pictures.matching.pages import write_clustered
-from jobs.pictures.matching.requests import Cluster
-from jobs.pictures.matching.search import open_scorer
-from jobs.pictures.matching.thresholds import decide
+from jobs.pictures.faces.matching.pages import write_clustered
+from jobs.pictures.faces.matching.requests import Cluster
+from jobs.pictures.faces.matching.search import open_scorer
+from jobs.pictures.faces.matching.thresholds import decide
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
 from vision_ops.faces.clusters import NOBODY, cluster

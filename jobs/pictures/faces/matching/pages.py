@@ -10,8 +10,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from jobs.pictures.faces import cut_out
-from jobs.pictures.matching.thresholds import Decision
+from jobs.pictures.faces.embedding import cut_out
+from jobs.pictures.faces.matching.thresholds import Decision
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import Extremes, about
 from jobs.runtime.report.causes import Causes

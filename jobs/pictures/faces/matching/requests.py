@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 import tyro
 
-from jobs.pictures.labelled_faces import Choice
+from jobs.pictures.faces.labelled import Choice
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import StorageConfig
 from vision_ops.faces.clusters import Method

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from jobs.pictures.labelled_faces import LabelledFaces, read_faces
-from jobs.pictures.matching.faces_run import FacesRun, open_faces
-from jobs.pictures.matching.requests import Enrol, Remove, Show
-from jobs.pictures.matching.thresholds import MAKES_ONE, check_calibration, measure_of
+from jobs.pictures.faces.labelled import LabelledFaces, read_faces
+from jobs.pictures.faces.matching.faces_run import FacesRun, open_faces
+from jobs.pictures.faces.matching.requests import Enrol, Remove, Show
+from jobs.pictures.faces.matching.thresholds import MAKES_ONE, check_calibration, measure_of
 from jobs.runtime.labels import read_labels
 from jobs.runtime.storage import Storage, absolute
 from vision_ops.faces.calibration import Calibration

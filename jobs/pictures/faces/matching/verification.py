@@ -11,13 +11,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from jobs.pictures.face_pairs import places, read_pairs
-from jobs.pictures.labelled_faces import LabelledFaces, read_faces
-from jobs.pictures.matching.faces_run import PREFIX, open_faces
-from jobs.pictures.matching.pages import write_verified
-from jobs.pictures.matching.requests import Verify
-from jobs.pictures.matching.search import open_scorer
-from jobs.pictures.matching.thresholds import Decision, decide
+from jobs.pictures.faces.labelled import LabelledFaces, read_faces
+from jobs.pictures.faces.matching.faces_run import PREFIX, open_faces
+from jobs.pictures.faces.matching.pages import write_verified
+from jobs.pictures.faces.matching.requests import Verify
+from jobs.pictures.faces.matching.search import open_scorer
+from jobs.pictures.faces.matching.thresholds import Decision, decide
+from jobs.pictures.faces.pairs import places, read_pairs
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, absolute
 from vision_ops.faces.search import Scorer, score_pairs

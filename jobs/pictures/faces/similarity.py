@@ -1,15 +1,12 @@
 """The similarity by which faces are judged: cosine, or a head, with the grid of its scores."""
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from jobs.runtime.storage import Storage, absolute
+from jobs.runtime.storage import Storage
 from vision_ops.faces.comparisons import Scorer, cosine
 from vision_ops.metrics.scores import COSINE, ScoreGrid
 
@@ -52,28 +49,9 @@ def open_similarity(head: str, embedder: str, size: int, storage: Storage) -> Si
         )  # fmt: skip
     import torch  # only heads need it
 
-    from vision_ops.faces.heads import load_head, make_head
+    from jobs.pictures.faces.heads import open_head
 
-    sha256 = ""
-    if head in GRIDS:
-        opened: Any = make_head(head, size)
-    else:
-        try:
-            data = storage.read(absolute(head))
-        except FileNotFoundError as missing:
-            raise ValueError(
-                f"head: {head}: no such file; accepted: one, or {', '.join(GRIDS)}"
-            ) from missing
-        sha256 = hashlib.sha256(data).hexdigest()
-        with TemporaryDirectory() as folder:
-            file = Path(folder) / "head.safetensors"
-            file.write_bytes(data)
-            opened = load_head(file)
-        if opened.embedder and opened.embedder.removeprefix("sha256:") != embedder:
-            raise ValueError(
-                f"head: {head} was trained for the embedder {opened.embedder}, "
-                f"the run is of {embedder}"
-            )
+    opened, sha256 = open_head(head, GRIDS, embedder, size, storage)
 
     def scores(call: Callable[..., Any]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
         def compare(a: np.ndarray, b: np.ndarray) -> np.ndarray:

@@ -9,7 +9,7 @@ from itertools import islice
 import numpy as np
 import pyarrow as pa
 
-from jobs.pictures.matching.faces_run import (
+from jobs.pictures.faces.matching.faces_run import (
     FACE_SCHEMA,
     PREFIX,
     FacePart,
@@ -21,10 +21,10 @@ from jobs.pictures.matching.faces_run import (
     put_part,
     read_part,
 )
-from jobs.pictures.matching.pages import write_identified
-from jobs.pictures.matching.requests import Identify
-from jobs.pictures.matching.search import Search, open_scorer, open_search
-from jobs.pictures.matching.thresholds import Decision, decide
+from jobs.pictures.faces.matching.pages import write_identified
+from jobs.pictures.faces.matching.requests import Identify
+from jobs.pictures.faces.matching.search import Search, open_scorer, open_search
+from jobs.pictures.faces.matching.thresholds import Decision, decide
 from jobs.runtime.progress import Progress
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Entry, Storage, absolute

@@ -6,9 +6,9 @@ from typing import Literal
 
 import numpy as np
 
-from jobs.pictures.face_pairs import PairList, places
-from jobs.pictures.labelled_faces import LabelledFaces
-from jobs.pictures.similarity import Similarity
+from jobs.pictures.faces.labelled import LabelledFaces
+from jobs.pictures.faces.pairs import PairList, places
+from jobs.pictures.faces.similarity import Similarity
 from vision_ops.faces.comparisons import (
     Compared,
     Hardest,
