@@ -35,7 +35,7 @@ from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import ceilings as report
 from jobs.runtime.resources import decide_engine, joins_cluster, local_cpus
 from jobs.runtime.run import Run
-from jobs.runtime.sources import SLICE_ROWS
+from jobs.runtime.sources import MOST_ROWS
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import SampleSource, call_once, sample_of
@@ -123,7 +123,7 @@ def finer(config: Config) -> Source:
         return config.data
     wanted = config.rows // (PARTS_PER_CORE * local_cpus(config.resources))
     rows = max(wanted // PASS_SIZE, 1) * PASS_SIZE  # a pass that is not full costs as much
-    return replace(config.data, slice_rows=min(rows, config.data.slice_rows or SLICE_ROWS[1]))
+    return replace(config.data, slice_rows=min(rows, config.data.slice_rows or MOST_ROWS))
 
 
 def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:

@@ -9,6 +9,9 @@ from vision_ops.inputs import Inputs, kind_of_input
 WITHOUT_FILES = {"face": "pictures", "canvas": "pictures"}
 """kinds of input that no file is of: what the files are that they are made of"""
 
+CANVAS_ROWS = 32
+"""of a slice of whole pictures: each is as much work as some cut to a network's size"""
+
 
 def open_source(
     source: Source, storage: Storage, decode: DecodeConfig, preprocess: Inputs
@@ -20,4 +23,5 @@ def open_source(
         storage=storage,
         suffixes=make_decoder(decode, preprocess).suffixes,
         takes=WITHOUT_FILES.get(kind, f"{kind}s"),
+        least_rows=CANVAS_ROWS if kind == "canvas" else Origin.least_rows,
     )

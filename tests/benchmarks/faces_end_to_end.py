@@ -4,10 +4,11 @@
         --embedder mobilefacenet.safetensors [--copies 10] [--rounds 3]
 
 The plain script is what one writes: torch in fp32 on all cores, one photograph at a time by Pillow,
-one face at a time by OpenCV, the embedder on a crop and its mirror image. It is given Argus'
-detector and networks, which it calls with one photograph, one face. Both read the photographs
-`copies` times, in turns, each round in fresh processes; imports and loading do not count for the
-script, everything does for Argus. Both reduce photographs alike (`--decode.mode exact`).
+one face at a time by OpenCV, the embedder on a crop and its mirror image. It is given what Argus
+does around the detector's networks and runs these as they were published, in torch. Both read the
+photographs `copies` times, in turns, each round in fresh processes; imports and loading do not
+count for the script, everything does for Argus. Both reduce photographs alike (`--decode.mode
+exact`), so that embeddings can be compared.
 Prints median rates, the ratio, and how near the embeddings are.
 """
 
@@ -126,12 +127,19 @@ def run_plain(config: Config) -> dict[str, object]:
 
     from vision_ops.canvas import Canvas
     from vision_ops.checkpoint import load_checkpoint
-    from vision_ops.faces import FacePreprocess
+    from vision_ops.faces import FacePreprocess, mtcnn, retinaface
     from vision_ops.faces.align import similarity
     from vision_ops.faces.detect import DetectorConfig, make_detector
+    from vision_ops.faces.passes import Normalised
     from vision_ops.normalize import normalize
 
     detect = make_detector(DetectorConfig(), config.detector)
+    published, _ = load_checkpoint(config.detector, "cpu")
+    if isinstance(detect, mtcnn.MtcnnDetector):
+        pnet, detect.rnet, detect.onet = published.children()
+        detect.pnet = Normalised(pnet, mtcnn.SCALING)
+    elif isinstance(detect, retinaface.RetinaFaceDetector):
+        detect.network = Normalised(published, retinaface.SCALING)
     network, card = load_checkpoint(config.embedder, "cpu")
     face = card.preprocess
     assert isinstance(face, FacePreprocess)

@@ -23,7 +23,8 @@ class Maps(nn.Module):
         self.first = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.PReLU(8), nn.MaxPool2d(2, 2))
         self.second = nn.Conv2d(8, 4, 1)
 
-    def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def forward(self, pixels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        images = pixels.permute(0, 3, 1, 2).float() / 255
         features = self.first(images)
         scores = self.second(features).softmax(dim=1)
         return scores, nn.functional.interpolate(features, images.shape[-2:])
@@ -38,11 +39,11 @@ class Stubborn(nn.Module):
 
 def images(height: int, width: int) -> torch.Tensor:
     own = torch.Generator().manual_seed(height)  # threads share the other one
-    made = torch.rand(1, 3, height, width, generator=own)
-    return made.contiguous(memory_format=torch.channels_last)
+    return torch.randint(0, 256, (1, height, width, 3), generator=own, dtype=torch.uint8)
 
 
-EXAMPLE = torch.zeros(1, 3, 32, 32)
+EXAMPLE = torch.zeros(1, 32, 32, 3, dtype=torch.uint8)
+FLOATS = torch.zeros(1, 3, 32, 32)
 
 
 @torch.inference_mode()
@@ -81,11 +82,29 @@ def test_a_conversion_is_made_once_for_each_name(own_cache: Path):
     assert len(list((own_cache / "networks").iterdir())) == 2
 
 
+def test_a_kept_conversion_that_is_damaged_or_of_another_network_is_made_anew(
+    own_cache: Path, caplog: pytest.LogCaptureFixture
+):
+    open_forward(Maps().eval(), "maps", EXAMPLE, any_size=True)
+    (file,) = (own_cache / "networks").iterdir()
+    file.write_bytes(file.read_bytes()[:-40])
+    other = Maps().eval()
+    with torch.no_grad():
+        other.second.weight *= 2
+    for network, reason in ((Maps().eval(), "cannot be opened"), (other, "differ from torch's")):
+        caplog.clear()
+        forward = open_forward(network, "maps", EXAMPLE, any_size=True)
+        assert reason in caplog.text
+        assert "converted anew" in caplog.text
+        for found, expected in zip(forward(images(64, 64)), network(images(64, 64)), strict=True):
+            torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
+
+
 def test_what_cannot_be_converted_stays_with_torch_and_is_named(
     caplog: pytest.LogCaptureFixture, own_cache: Path
 ):
     network = Stubborn().eval()
-    assert open_forward(network, "stubborn", EXAMPLE) is network
+    assert open_forward(network, "stubborn", FLOATS) is network
     assert "stubborn: OpenVINO cannot convert it" in caplog.text
     assert not own_cache.exists()
 
@@ -95,7 +114,7 @@ def test_a_conversion_that_answers_otherwise_is_refused(caplog: pytest.LogCaptur
         """Tracing keeps the branch of the size it saw."""
 
         def forward(self, images: torch.Tensor) -> tuple[torch.Tensor]:
-            return (images * 2,) if images.shape[-1] == 32 else (images * 3,)
+            return (images.float() * (2 if images.shape[1] == 32 else 3),)
 
     network = Fickle().eval()
     assert open_forward(network, "fickle", EXAMPLE, any_size=True) is network

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor
+from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
 
 from vision_ops.card import sha256_file
@@ -20,7 +20,16 @@ from vision_ops.device import pick_device
 from vision_ops.faces import Faces
 from vision_ops.faces.choose import choose
 from vision_ops.faces.detect import DetectorConfig
-from vision_ops.faces.passes import Picture, Scaling, View, pass_size_on, passes, tensor_of, view
+from vision_ops.faces.passes import (
+    Normalised,
+    Picture,
+    Scaling,
+    View,
+    pass_size_on,
+    passes,
+    tensor_of,
+    view,
+)
 from vision_ops.models.mtcnn import O_WINDOW, P_STRIDE, P_WINDOW, R_WINDOW, Mtcnn
 from vision_ops.precision.forward import Forward, open_forward
 
@@ -65,14 +74,14 @@ class MtcnnDetector:
         assert isinstance(networks, Mtcnn)  # by the card
         sha256 = sha256_file(path)[:16]
 
-        def opened(part: str, size: int, side: int, *, any_size: bool = False) -> Forward:
-            example = torch.zeros(size, 3, side, side, device=self.device)
-            network, name = networks.get_submodule(part), f"{sha256}-{part}-{size}"
-            return open_forward(network, name, example, any_size=any_size, callers=callers)
+        def opened(part: nn.Module, name: str, example: Tensor, **more: bool) -> Forward:
+            name = f"{sha256}-{name}-{len(example)}"
+            return open_forward(part, name, example.to(self.device), callers=callers, **more)
 
-        self.pnet = opened("pnet", self.pass_size, MULTIPLE, any_size=True)
-        self.rnet = opened("rnet", R_PASS, R_WINDOW)
-        self.onet = opened("onet", O_PASS, O_WINDOW)
+        view = torch.zeros(self.pass_size, MULTIPLE, MULTIPLE, 3, dtype=torch.uint8)
+        self.pnet = opened(Normalised(networks.pnet, SCALING), "pnet", view, any_size=True)
+        self.rnet = opened(networks.rnet, "rnet", torch.zeros(R_PASS, 3, R_WINDOW, R_WINDOW))
+        self.onet = opened(networks.onet, "onet", torch.zeros(O_PASS, 3, O_WINDOW, O_WINDOW))
 
     @torch.inference_mode()
     def __call__(self, images: Sequence[Picture]) -> list[Faces]:

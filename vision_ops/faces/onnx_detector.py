@@ -12,7 +12,7 @@ from vision_ops.faces import Faces
 from vision_ops.faces.choose import Found, choose, in_picture
 from vision_ops.faces.detect import DetectorConfig
 from vision_ops.faces.onnx_format import FORMAT_KEY, OnnxFormat, format_from_json
-from vision_ops.faces.passes import Picture, Scaling, View, octaves, passes, view
+from vision_ops.faces.passes import Picture, Scaling, View, normalised, octaves, passes, view
 from vision_ops.models.onnx_file import open_session, read_metadata
 
 CPU = torch.device("cpu")
@@ -47,8 +47,8 @@ class OnnxDetector:
         )
         found: list[list[Found]] = [[] for _ in images]
         for (seen,), rows in passes(views, self.size or MULTIPLE, 1, scaling, CPU):
-            answers = self.ask(rows.contiguous().numpy())
-            found[seen.image].append(self._read(seen, rows.shape[-2:], *answers))
+            answers = self.ask(normalised(rows, scaling).contiguous().numpy())
+            found[seen.image].append(self._read(seen, rows.shape[1:3], *answers))
         return [choose(each, self.config) for each in found]
 
     def ask(self, rows: Float32[np.ndarray, "1 3 H W"]) -> list[np.ndarray]:

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
-from torch import Tensor
+from torch import Tensor, nn
 
 from vision_ops.preprocess import Channels
 
@@ -102,17 +102,39 @@ def tensor_of(picture: Picture) -> UInt8[Tensor, "H W 3"]:
     return torch.from_numpy(picture if usable else picture.copy())
 
 
+class Normalised(nn.Module):
+    """A network that is called with pixels, uint8 (B, H, W, 3), RGB 0..255."""
+
+    def __init__(self, network: nn.Module, scaling: Scaling) -> None:
+        super().__init__()
+        self.network = network
+        self.scaling = scaling
+
+    def forward(self, pixels: UInt8[Tensor, "B H W 3"]) -> Sequence[Tensor]:
+        return self.network(normalised(pixels, self.scaling))
+
+
+def normalised(pixels: UInt8[Tensor, "B H W 3"], scaling: Scaling) -> Float32[Tensor, "B 3 H W"]:
+    """What a network sees; in channels_last, the faster order."""
+    images = pixels.permute(0, 3, 1, 2)
+    if scaling.channels == "BGR":
+        images = images[:, [2, 1, 0]]
+    mean = torch.tensor(scaling.mean, device=pixels.device).view(1, 3, 1, 1)
+    return (images.float() - mean) * (1 / scaling.std)
+
+
 def passes(
     views: Sequence[View],
     multiple: int | tuple[int, int],
     size: int,
     scaling: Scaling,
     device: torch.device,
-) -> Iterator[tuple[list[View], Float32[Tensor, "P 3 H W"]]]:
-    """Views of one rounded size together, as float32 on the device.
+) -> Iterator[tuple[list[View], UInt8[Tensor, "P H W 3"]]]:
+    """Views of one rounded size together, on the device.
 
-    Each lies in the top left of its row; beside it, and in rows that hold none, is 0. The order of
-    a shape's views is kept; H and W are multiples of `multiple`, or of one each.
+    Each lies in the top left of its row; beside it, and in rows that hold none, is the nearest to
+    what the network takes for 0. The order of a shape's views is kept; H and W are multiples of
+    `multiple`, or of one each.
     """
     down, across = (multiple, multiple) if isinstance(multiple, int) else multiple
     groups: dict[tuple[int, int], list[View]] = {}
@@ -120,15 +142,15 @@ def passes(
         height, width = each.pixels.shape[:2]
         rounded = (-(-height // down) * down, -(-width // across) * across)
         groups.setdefault(rounded, []).append(each)
-    offset = torch.tensor(scaling.mean, device=device)
+    order = 1 if scaling.channels == "RGB" else -1
+    empty = np.array(scaling.mean[::order]).round().astype(np.uint8)
     for (height, width), members in groups.items():
         for start in range(0, len(members), size):
             part = members[start : start + size]
-            rows = torch.zeros(size, height, width, 3, device=device)
+            rows = np.empty((size, height, width, 3), np.uint8)
             for row, each in zip(rows, part, strict=False):
-                pixels = tensor_of(each.pixels).to(device)
-                pixels = pixels.flip(2) if scaling.channels == "BGR" else pixels
-                inside = row[: pixels.shape[0], : pixels.shape[1]]
-                torch.sub(pixels, offset, out=inside)
-                inside /= scaling.std
-            yield part, rows.permute(0, 3, 1, 2)  # channels_last: the faster order
+                high, wide = each.pixels.shape[:2]
+                row[:high, :wide] = each.pixels
+                row[high:], row[:high, wide:] = empty, empty
+            rows[len(part) :] = empty
+            yield part, torch.from_numpy(rows).to(device)

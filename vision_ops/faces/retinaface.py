@@ -14,7 +14,15 @@ from vision_ops.device import pick_device
 from vision_ops.faces import Faces
 from vision_ops.faces.choose import Found, choose, in_picture
 from vision_ops.faces.detect import DetectorConfig
-from vision_ops.faces.passes import Picture, Scaling, View, octaves, pass_size_on, passes
+from vision_ops.faces.passes import (
+    Normalised,
+    Picture,
+    Scaling,
+    View,
+    octaves,
+    pass_size_on,
+    passes,
+)
 from vision_ops.models.retinaface import MEAN_BGR, STRIDES, decode, fold_norms, priors
 from vision_ops.precision.forward import open_forward
 
@@ -37,9 +45,10 @@ class RetinaFaceDetector:
         self.device = pick_device()
         self.pass_size = pass_size or pass_size_on(self.device)
         network, _ = load_checkpoint(path, self.device)
-        example = torch.zeros(self.pass_size, 3, STRIDES[-1], STRIDES[-1], device=self.device)
+        shape = (self.pass_size, STRIDES[-1], STRIDES[-1], 3)
+        example = torch.zeros(shape, dtype=torch.uint8, device=self.device)
         name = f"{sha256_file(path)[:16]}-{self.pass_size}"
-        network = fold_norms(network)
+        network = Normalised(fold_norms(network), SCALING)
         self.network = open_forward(network, name, example, any_size=True, callers=callers)
 
     @torch.inference_mode()
@@ -48,7 +57,7 @@ class RetinaFaceDetector:
         views = octaves(images, self.config.min_face_px, FACES_PX)
         found: list[list[Found]] = [[] for _ in images]
         for part, rows in passes(views, STRIDES[-1], self.pass_size, SCALING, self.device):
-            at = _priors(*rows.shape[-2:], self.device)
+            at = _priors(rows.shape[1], rows.shape[2], self.device)
             answers = self.network(rows)
             for each, *answer in zip(part, *answers, strict=False):
                 found[each.image].append(self._read(each, at, *answer))

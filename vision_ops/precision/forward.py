@@ -5,14 +5,13 @@ of any size and answer with maps: they are opened here.
 """
 
 import logging
+import zipfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import SimpleQueue
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
-from jaxtyping import Float32
 from torch import Tensor, nn
 
 from vision_ops.card import write_whole
@@ -21,11 +20,11 @@ from vision_ops.precision.verdicts import converted_path, last_line
 from vision_ops.weights import cache_folder
 
 if TYPE_CHECKING:
-    import openvino as ov
+    pass
 
 logger = logging.getLogger(__name__)
 
-Forward = Callable[[Float32[Tensor, "B 3 H W"]], Sequence[Tensor]]
+Forward = Callable[[Tensor], Sequence[Tensor]]
 TOLERANCE = 1e-3
 """largest difference from torch's answers, relative to the largest, of a conversion"""
 
@@ -33,28 +32,47 @@ TOLERANCE = 1e-3
 def open_forward(
     network: nn.Module,
     name: str,
-    example: Float32[Tensor, "B 3 H W"],
+    example: Tensor,
     *,
     any_size: bool = False,
     callers: int = 1,
 ) -> Forward:
     """A network in evaluation mode, on the device where it lies, that several threads may call.
 
-    It takes as many images as `example` at a time, of its size or, with `any_size`, of any that the
-    network takes; images in channels_last are not copied. `name` is that of its weights: under it a
-    conversion is kept in the cache folder. One that OpenVINO cannot convert stays with torch, which
-    is said. On a CPU the same images give the same bits whatever else was asked before.
+    It is called with tensors of `example`'s shape and dtype; with `any_size` that is (B, H, W, C),
+    and H and W may be others each time. `name` is that of its weights: under it a conversion is
+    kept in the cache folder. One that OpenVINO cannot convert stays with torch, which is said. On a
+    CPU the same images give the same bits whatever else was asked before.
     """
     if example.device.type != "cpu":
         return network.to(memory_format=torch.channels_last)
     path = converted_path(cache_folder(), name)
     try:
-        if not path.is_file():
-            write_whole(path, _converted(network, example, any_size=any_size))
-        return _Compiled(path, example, callers)
+        if path.is_file():
+            try:
+                return _opened(path, network, example, callers)
+            except ValueError as refusal:  # damaged, or of an earlier form of this network
+                logger.warning("%s: %s; it is converted anew", path, refusal)
+        write_whole(path, _converted(network, example, any_size=any_size))
+        return _opened(path, network, example, callers)
     except (ImportError, ValueError) as refusal:
         logger.warning("%s: %s; it is run by torch", name, refusal)
         return network.to(memory_format=torch.channels_last)
+
+
+def _opened(path: Path, network: nn.Module, example: Tensor, callers: int) -> Forward:
+    """A kept conversion. Raises ValueError for one that is damaged or not of this network."""
+    from vision_ops.precision.openvino_network import FAILURES
+
+    images = _noise(example.shape, example.dtype)
+    try:
+        opened = _Compiled(path, example, callers)
+        found = opened(images)
+    except (RuntimeError, KeyError, zipfile.BadZipFile, *FAILURES) as damage:
+        raise ValueError(f"cannot be opened: {last_line(damage)}") from damage
+    with torch.inference_mode():
+        _refuse_other(found, network(images))
+    return opened
 
 
 class _Compiled:
@@ -75,8 +93,8 @@ class _Compiled:
             self.requests.put(compiled.create_infer_request())
         self(example)  # the bindings' first call must not be two threads'
 
-    def __call__(self, images: Float32[Tensor, "B 3 H W"]) -> Sequence[Tensor]:
-        rows = images.permute(0, 2, 3, 1).contiguous().numpy()
+    def __call__(self, images: Tensor) -> Sequence[Tensor]:
+        rows = images.contiguous().numpy()
         request = self.requests.get()
         try:
             found = request.infer([rows], share_inputs=True)
@@ -86,7 +104,7 @@ class _Compiled:
 
 
 def _converted(network: nn.Module, example: Tensor, *, any_size: bool) -> bytes:
-    """The network for OpenVINO, its images as (B, H, W, 3). Raises ValueError where it cannot be.
+    """The network for OpenVINO. Raises ValueError where it cannot be had.
 
     The conversion is tried on noise, at another size too where it is to take any.
     """
@@ -94,37 +112,37 @@ def _converted(network: nn.Module, example: Tensor, *, any_size: bool) -> bytes:
 
     from vision_ops.precision.openvino_network import FAILURES, compile_network, packed, quietly
 
-    batch, channels, height, width = example.shape
-    sizes = [(height, width), (2 * height, 3 * width)][: 1 + any_size]
+    shapes = [list(example.shape)]
     try:
         with torch.inference_mode(False), torch.no_grad(), quietly():
-            model = ov.convert_model(network, example_input=torch.zeros(example.shape))
-            model.reshape([batch, channels, *((-1, -1) if any_size else (height, width))])
-            model = _channels_last(model)
+            model = ov.convert_model(network, example_input=torch.zeros_like(example))
+            model.reshape(shapes[0])
+            if any_size:
+                batch, height, width, channels = shapes[0]
+                model.reshape([batch, -1, -1, channels])
+                shapes.append([batch, 2 * height, 3 * width, channels])
             request = compile_network(ov.Core(), model, "fp32").create_infer_request()
-            for size in sizes:
-                images = 2 * torch.rand(batch, channels, *size) - 1
+            for shape in shapes:
+                images = _noise(shape, example.dtype)
                 expected = network(images)
-                found = request.infer([images.permute(0, 2, 3, 1).contiguous().numpy()])
-                _refuse_other([found[k] for k in range(len(found))], expected)
+                found = request.infer([images.numpy()])
+                _refuse_other([torch.from_numpy(found[k]) for k in range(len(found))], expected)
     except (RuntimeError, *FAILURES) as refusal:
         raise ValueError(f"OpenVINO cannot convert it: {last_line(refusal)}") from refusal
     return packed(model, {})
 
 
-def _channels_last(model: "ov.Model") -> "ov.Model":
-    """The same network, asked with (B, H, W, 3)."""
-    from openvino import Layout
-    from openvino.preprocess import PrePostProcessor
-
-    asked = PrePostProcessor(model)
-    asked.input().tensor().set_layout(Layout("NHWC"))
-    asked.input().model().set_layout(Layout("NCHW"))
-    return asked.build()
+def _noise(shape: Sequence[int], dtype: torch.dtype) -> Tensor:
+    own = torch.Generator().manual_seed(0)
+    if dtype == torch.uint8:
+        return torch.randint(0, 256, tuple(shape), generator=own, dtype=dtype)
+    return 2 * torch.rand(tuple(shape), generator=own, dtype=dtype) - 1
 
 
-def _refuse_other(found: Sequence[np.ndarray], expected: Sequence[Tensor]) -> None:
+def _refuse_other(found: Sequence[Tensor], expected: Sequence[Tensor]) -> None:
     for one, other in zip(found, expected, strict=True):
-        off = float((torch.from_numpy(one) - other).abs().max())
+        if one.shape != other.shape:
+            raise ValueError(f"OpenVINO answers {tuple(one.shape)}, torch {tuple(other.shape)}")
+        off = float((one - other).abs().max())
         if not off <= TOLERANCE * max(1.0, float(other.abs().max())):
             raise ValueError(f"OpenVINO's answers differ from torch's by {off:g}")

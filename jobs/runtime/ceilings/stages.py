@@ -24,7 +24,7 @@ from jobs.runtime.plan import Plan, load_files
 from jobs.runtime.resources import Resources, local_cpus
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN
-from jobs.runtime.sources import SLICE_ROWS, read_slice
+from jobs.runtime.sources import read_slice
 from jobs.runtime.storage import Storage
 from jobs.runtime.trial import SampleSource
 
@@ -62,7 +62,7 @@ def bounded(plan: Plan, num_rows: int) -> Plan:
 
     A plan of fewer rows is repeated: a rate wants more than a handful of parts.
     """
-    usual = plan.origin.source.slice_rows or SLICE_ROWS[0]
+    usual = plan.origin.source.slice_rows or plan.origin.least_rows
     sizes = [usual if s.rows == UNKNOWN else s.rows for s in plan.slices]
     total = max(sum(sizes), 1)
     if total >= num_rows:

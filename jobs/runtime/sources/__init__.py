@@ -21,9 +21,7 @@ SAMPLES = "runs/make_samples"
 USUAL_BYTES = 100_000
 """of a photograph, to guess by how many are in shards"""
 NUM_SLICES = 64
-SLICE_ROWS = (64, 512)
-SHARD_SLICE_ROWS = 128
-"""at least, of shards: their images may be far smaller than USUAL_BYTES, and more"""
+MOST_ROWS = 512
 FORMATS = {
     "files": files,
     "parquet": parquet,
@@ -52,7 +50,8 @@ def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterato
     if not origin.source.slice_rows:
         loose = format == "files"
         images = len(entries) if loose else sum(e.size for e in entries) / USUAL_BYTES
-        low = SLICE_ROWS[0] if loose else SHARD_SLICE_ROWS
+        # images of shards may be far smaller than USUAL_BYTES, and more
+        low = origin.least_rows * (1 if loose else 2)
         source = replace(origin.source, slice_rows=usual_rows(images, low))
         origin = replace(origin, source=source)
     yield from FORMATS[format].cut(origin, entries)
@@ -64,7 +63,7 @@ def usual_rows(images: float, low: int) -> int:
     Few images make small slices, so that all cores end together; many make large ones, whose cost
     in tasks and parts is small.
     """
-    return int(min(max(images / NUM_SLICES // 32 * 32, low), SLICE_ROWS[1]))
+    return int(min(max(images / NUM_SLICES // 32 * 32, low), MOST_ROWS))
 
 
 def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], Counter[str]]:

@@ -51,7 +51,7 @@ class Source:
     """endings of the files that are decoded, others become failed rows; none: the decoder's"""
     slice_rows: int = 0
     """rows per slice: the unit of work, of retry and of commit; 0: a 64th of about all there are,
-    64 (of shards 128) to 512"""
+    64 (of shards 128) to 512; where faces are looked for from 32 (64) on"""
     max_image_mb: float = 100.0
     """a larger file is a failed row, unread"""
 
@@ -80,6 +80,9 @@ class Origin:
     """endings of the files that the job's decoder reads"""
     takes: str = ""
     """what the job's network is for, in the plural; empty: no matter, or not known"""
+    least_rows: int = 64
+    """of a slice of loose files where slice_rows is 0, of shards twice as many; fewer for rows that
+    are much work each"""
 
     @property
     def uri(self) -> str:
