@@ -24,7 +24,7 @@ from jobs.runtime.sources.origin import Source
 from tests.untrained import save_embedder, save_untrained
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.faces.align import template
-from vision_ops.faces.detect import DetectorConfig
+from vision_ops.faces.detect import DetectorConfig, make_detector
 from vision_ops.normalize import normalize
 from vision_ops.operators.embed_faces import FacesConfig
 from vision_ops.weights.face_detectors import convert_detector
@@ -233,23 +233,33 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     assert not (tmp_path / "out").exists()
 
 
-def test_a_detector_of_published_weights_is_named_with_its_licence(
+def test_a_crowd_nobody_a_pixel_a_grey_and_a_cut_face_each_have_their_row(
     shared_data: Path, weights: str, tmp_path: Path
 ):
     state = shared_data / "weights" / "retinaface-mobilenet0.25-landmarks.pth"
     detector = str(tmp_path / "retinaface.safetensors")
     convert_detector("face_detector:retinaface", [state], "MIT", "published", Path(detector))
-    photo = shared_data / "faces/photos/examples/knn_examples/test/obama_and_biden.jpg"
+    photo = shared_data / "faces/photos/examples/knn_examples/train/kit_harington/john1.jpeg"
+    image = Image.open(photo).convert("RGB")
+    (found,) = make_detector(DetectorConfig(), detector)([np.asarray(image)])
+    x0, y0, x1, y1 = found.boxes[0].tolist()
+    margin = 0.35 * (y1 - y0)
+    face = image.crop((x0 - margin, y0 - margin, x1 + margin, y1 + margin)).resize((120, 120))
+    crowd = Image.new("RGB", (8 * 120, 5 * 120))
+    for k in range(40):
+        crowd.paste(face, (k % 8 * 120, k // 8 * 120))
     (tmp_path / "in").mkdir()
-    (tmp_path / "in" / "two.jpg").write_bytes(photo.read_bytes())
-    Image.new("RGB", (300, 200), (90, 90, 90)).save(tmp_path / "in" / "none.png")
+    crowd.save(tmp_path / "in" / "crowd.png")
+    image.convert("L").save(tmp_path / "in" / "grey.png")
+    image.crop(((x0 + x1) // 2 - (x1 - x0) // 4, 0, *image.size)).save(tmp_path / "in" / "cut.png")
+    Image.new("RGB", (300, 200), (90, 90, 90)).save(tmp_path / "in" / "nobody.png")
     Image.new("L", (1, 1)).save(tmp_path / "in" / "pixel.png")
 
     run = embed_faces.main(asked(tmp_path / "in", weights, tmp_path / "out", detector))
 
     counts = {row["id"]: len(row["faces"]) for row in rows_of(run)}
-    assert counts.pop("two.jpg") >= 2
-    assert counts == {"none.png": 0, "pixel.png": 0}
+    expected = {"crowd.png": 40, "grey.png": 1, "cut.png": 1, "nobody.png": 0, "pixel.png": 0}
+    assert counts == expected
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "<h2>Detector</h2>" in page
     assert run.manifest["detector"]["licence"] == "MIT"
