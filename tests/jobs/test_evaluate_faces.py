@@ -277,7 +277,7 @@ def test_heads_of_similarity_judge_too(tmp_path: Path, kind: str) -> None:
     head = make_head(kind, 32)
     head.embedder = "f0" * 32
     save_head(tmp_path / "other.safetensors", head, 32)
-    with pytest.raises(ValueError, match="was trained for the embedder f0f0"):
+    with pytest.raises(ValueError, match="trained for embeddings of f0f0"):
         evaluate(tmp_path, images, name="other", head=str(tmp_path / "other.safetensors"))
     head.embedder = EMBEDDER
     save_head(tmp_path / "own.safetensors", head, 32)
