@@ -25,7 +25,7 @@ from vision_ops.checkpoint import load_checkpoint
 from vision_ops.faces import Faces
 from vision_ops.faces.choose import choose
 from vision_ops.faces.detect import Detector, DetectorConfig, make_detector
-from vision_ops.faces.mtcnn import MtcnnDetector, calibrated, cut, joined, pyramid, squared
+from vision_ops.faces.mtcnn import Halves, MtcnnDetector, calibrated, cut, joined, pyramid, squared
 from vision_ops.faces.onnx_format import OnnxFormat, format_from_json, format_to_json, named_format
 from vision_ops.faces.passes import octaves, view
 from vision_ops.faces.retinaface import RetinaFaceDetector
@@ -42,6 +42,8 @@ MAKERS = {
     "yunet": save_yunet,
     "onnx": save_boxes,
 }
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -203,10 +205,28 @@ def test_pyramid_begins_at_the_smallest_face_and_ends_at_the_window():
 def test_crop_of_its_own_size_is_the_picture_and_black_outside():
     picture = torch.randint(0, 256, (30, 40, 3), dtype=torch.uint8)
     boxes = torch.tensor([[5.0, 3.0, 17.0, 15.0], [100.0, 100.0, 124.0, 124.0]])
-    inside, outside = cut(picture, boxes, 12)
+    inside, outside = cut(Halves([picture.numpy()], CPU), 0, boxes, 12)
     expected = (picture[3:15, 5:17].permute(2, 0, 1).float() - 127.5) / 128
     torch.testing.assert_close(inside, expected)
     assert (outside == -127.5 / 128).all()
+
+
+def test_crop_of_a_larger_box_is_the_mean_of_its_pixels():
+    picture = torch.randint(0, 256, (90, 70, 3), dtype=torch.uint8)
+    (crop,) = cut(Halves([picture.numpy()], CPU), 0, torch.tensor([[8.0, 16.0, 56.0, 64.0]]), 12)
+    pixels = picture[16:64, 8:56].permute(2, 0, 1).float()
+    expected = (torch.nn.functional.avg_pool2d(pixels, 4) - 127.5) / 128
+    torch.testing.assert_close(crop, expected)
+
+
+def test_halves_of_odd_pictures_keep_their_borders():
+    picture = np.arange(5 * 3 * 3, dtype=np.uint8).reshape(5, 3, 3)
+    halves = Halves([picture], CPU)
+    half = halves(0, 1)
+    assert half.shape == (1, 3, 3, 2)
+    assert half[0, 0, 2, 1] == picture[4, 2, 0]
+    assert half[0, 1, 0, 0] == picture[:2, :2, 1].mean()
+    assert halves(0, 2).shape == (1, 3, 2, 1)
 
 
 def test_windows_are_moved_by_parts_of_their_sides_then_squared():

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torchvision.ops import nms, roi_align
@@ -42,6 +43,7 @@ IOU_LEVEL, IOU = 0.5, 0.7
 """suppression within a size of the pyramid; within a picture before R-Net and O-Net"""
 MULTIPLE = 32
 """sizes of pyramids are rounded up to it, so that pictures share passes and few shapes occur"""
+MAX_HALVES = 10
 R_PASS, O_PASS = 64, 32
 """crops in a pass; larger ones are not faster on CPUs"""
 
@@ -86,11 +88,11 @@ class MtcnnDetector:
     @torch.inference_mode()
     def __call__(self, images: Sequence[Picture]) -> list[Faces]:
         """The faces of each picture."""
-        windows = self._propose(images)
-        confidence, offsets = self._judge(self.rnet, images, windows, R_WINDOW, R_PASS)
+        windows, halves = self._propose(images), Halves(images, self.device)
+        confidence, offsets = self._judge(self.rnet, halves, windows, R_WINDOW, R_PASS)
         windows = calibrated(windows._replace(confidence=confidence), offsets)
         windows = squared(suppressed(sure(windows, LEAST[1]), IOU))
-        confidence, offsets, points = self._judge(self.onet, images, windows, O_WINDOW, O_PASS)
+        confidence, offsets, points = self._judge(self.onet, halves, windows, O_WINDOW, O_PASS)
         corners, sides = windows.boxes[:, None, :2], windows.boxes[:, None, 2:]
         landmarks = corners + points * (sides - corners)
         windows = calibrated(windows._replace(confidence=confidence), offsets)
@@ -117,7 +119,7 @@ class MtcnnDetector:
     def _judge(
         self,
         network: Forward,
-        images: Sequence[Picture],
+        halves: "Halves",
         windows: Windows,
         size_px: int,
         pass_size: int,
@@ -129,8 +131,8 @@ class MtcnnDetector:
             rows = torch.zeros(pass_size, 3, size_px, size_px, device=self.device)
             for image in part.image.unique().tolist():
                 mine = part.image == image
-                pixels = tensor_of(images[image]).to(self.device)
-                rows[: len(mine)][mine.to(self.device)] = cut(pixels, part.boxes[mine], size_px)
+                crops = cut(halves, image, part.boxes[mine], size_px)
+                rows[: len(mine)][mine.to(self.device)] = crops
             rows = rows.contiguous(memory_format=torch.channels_last)
             answers.append(tuple(each[: len(part.boxes)].cpu() for each in network(rows)))
         return tuple(torch.cat(each) for each in zip(*answers, strict=True))
@@ -196,14 +198,44 @@ def joined(parts: Sequence[Windows]) -> Windows:
     return Windows(*(torch.cat(each) for each in zip(nothing, *parts, strict=True)))
 
 
-def cut(
-    pixels: Tensor, boxes: Float[Tensor, "N 4"], size_px: int
-) -> Float[Tensor, "N 3 size_px size_px"]:
-    """What lies in each box of a picture (H, W, 3), scaled as the networks see it.
+class Halves:
+    """Pictures at their size, at half of it, a quarter and so on, each made when it is asked for.
 
-    Each pixel of a crop is the mean of bilinear samples, about one for each pixel of the picture
-    (RoIAlign, He et al. 2017, sec. 3). What lies outside of the picture is black.
+    Halves are means of 2 x 2 pixels, of what there is of them at the right and lower border.
     """
-    planes = pixels.permute(2, 0, 1)[None].float().contiguous()
-    crops = roi_align(planes, [boxes.to(planes.device)], size_px, aligned=True)
+
+    def __init__(self, images: Sequence[Picture], device: torch.device) -> None:
+        self.images = images
+        self.device = device
+        self.made: dict[tuple[int, int], Float[Tensor, "1 3 _ _"]] = {}
+
+    def __call__(self, image: int, times: int) -> Float[Tensor, "1 3 h w"]:
+        """A picture halved so many times, 0..255."""
+        if (image, times) not in self.made:
+            if times:
+                planes = F.avg_pool2d(self(image, times - 1), 2, ceil_mode=True)
+            else:
+                pixels = tensor_of(self.images[image]).to(self.device)
+                planes = pixels.permute(2, 0, 1)[None].float().contiguous()
+            self.made[image, times] = planes
+        return self.made[image, times]
+
+
+def cut(
+    halves: Halves, image: int, boxes: Float[Tensor, "N 4"], size_px: int
+) -> Float[Tensor, "N 3 size_px size_px"]:
+    """What lies in square boxes of a picture, scaled as the networks see it.
+
+    Each is taken from the picture halved until the box has less than twice the crop's side. Each
+    pixel of a crop is the mean of bilinear samples, about one for each pixel there (RoIAlign, He et
+    al. 2017, sec. 3). What lies outside of the picture is black.
+    """
+    sides = (boxes[:, 2] - boxes[:, 0]).clamp(min=1)
+    times = (sides / size_px).log2().floor().clamp(0, MAX_HALVES).int()
+    crops = torch.empty(len(boxes), 3, size_px, size_px, device=halves.device)
+    for number in times.unique().tolist():
+        mine = times == number
+        planes, scaled = halves(image, number), (boxes[mine] / 2**number).to(halves.device)
+        found = roi_align(planes, [scaled], size_px, aligned=True)
+        crops[mine.to(halves.device)] = found
     return (crops - SCALING.mean[0]) / SCALING.std
