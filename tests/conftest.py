@@ -41,6 +41,7 @@ TENSOR_CODE = [
         "normalize",
         "operators",
         "precision",
+        "style",
     )
 ]
 # shapes and types are checked in what is imported from here on

@@ -1,6 +1,7 @@
 """Checkpoints that no training was needed for."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -41,4 +42,19 @@ def save_untrained(path: Path, size_px: int) -> str:
         embedding_size=embedding_size(model, (3, size_px, size_px)),
     )
     save_checkpoint(path, model, card)
+    return str(path)
+
+
+def save_random(path: Path, network: str, **preprocess: Any) -> str:
+    """Two classes by any network with weights of seed 0, over pictures as `preprocess` says."""
+    torch.manual_seed(0)
+    card = Card(
+        network=network,
+        classes=("a", "b"),
+        preprocess=Preprocess(**preprocess),
+        licence="none",
+        source="random",
+        embedding_size=1,
+    )
+    save_checkpoint(path, build(network, 2), card)
     return str(path)

@@ -1,0 +1,207 @@
+"""Activations of a classifier at named layers: what style transfer compares pictures by."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from vision_ops.checkpoint import load_checkpoint
+from vision_ops.losses import StyleConvention
+from vision_ops.preprocess import Preprocess
+from vision_ops.style.gatys_config import Pooling
+
+MOST_LEAST_PX = 512
+"""side of a picture that every network must be able to take"""
+POOLS = (nn.MaxPool2d, nn.AvgPool2d)
+
+
+class Layers(NamedTuple):
+    """By which layers content and style are told."""
+
+    content: tuple[str, ...]
+    style: tuple[str, ...]
+
+
+RELU_1 = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+LAYERS = {
+    "torchvision:vgg19": Layers(("relu4_2",), RELU_1),  # as Gatys et al. 2016
+    "torchvision:vgg19_bn": Layers(("relu4_2",), RELU_1),
+    # as Johnson et al. 2016
+    "torchvision:vgg16": Layers(("relu3_3",), ("relu1_2", "relu2_2", "relu3_3", "relu4_3")),
+    "torchvision:squeezenet1_1": Layers(
+        ("features.6",), ("features.1", "features.3", "features.4", "features.6", "features.7")
+    ),
+    "residual": Layers(("blocks.1",), ("stem.2", "blocks.0", "blocks.1", "blocks.2")),
+}
+"""what is taken where nothing is said, by the network's name; of others layers must be named"""
+LAMBDAS: dict[tuple[str, StyleConvention], tuple[float, ...]] = {
+    ("torchvision:squeezenet1_1", "paper"): (160_000.0, 4_300.0, 220.0, 11.0, 1.0),
+    ("torchvision:squeezenet1_1", "mean"): (10_000.0, 1_000.0, 55.0, 12.0, 1.0),
+}
+"""weights of the style layers of LAYERS where these give numbers of quite different sizes: one over
+the squares of Gram matrices of paintings (Gatys et al. 2016 scaled their network instead)"""
+
+
+class FeatureNetwork:
+    """A classifier as far as the last layer that is asked for.
+
+    `layers` are names of modules as `named_modules` has them, or for torchvision's VGGs relu1_1 to
+    relu5_4, conv1_1, pool1 and so on; what a module gives first is meant. `pooling` puts averages
+    in place of maxima or the other way round. Weights do not learn; batch norm is as trained.
+    `least_side_px` is the shortest side of a picture that reaches all layers.
+
+    Raises ValueError, naming the file: for one that is no checkpoint of a network of pictures, for
+    layers that there are not (some that there are are named) or that give no map (B, C, h, w).
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        layers: Sequence[str],
+        device: torch.device | str = "cpu",
+        pooling: Pooling = "as_trained",
+    ) -> None:
+        self.network, card = load_checkpoint(weights, device)
+        self.weights = str(weights)
+        if not isinstance(card.preprocess, Preprocess):
+            raise ValueError(f"{weights}: {card.network} does not take pictures of one size")
+        if pooling != "as_trained":
+            _pool(self.network, pooling, self.weights)
+        self.modules = self._find(card.network, tuple(dict.fromkeys(layers)))
+        self.network.requires_grad_(False)
+        for module in self.network.modules():
+            if hasattr(module, "inplace"):  # else it would change what a layer before it gave
+                module.inplace = False  # pyright: ignore[reportArgumentType]
+        self._set_normalisation(card.preprocess, torch.device(device))
+        self.least_side_px = self._least_side()
+
+    def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _ _ _"]]:
+        """What each layer gives for pictures, sRGB 0..1, by the names that it was asked for.
+
+        Differentiable. Raises ValueError for pictures shorter or narrower than `least_side_px`.
+        """
+        height, width = pixels.shape[2:]
+        if min(height, width) < self.least_side_px:
+            raise ValueError(
+                f"picture of {height} x {width} px (height x width): {self.weights} needs "
+                f"{self.least_side_px} px a side to reach {', '.join(self.modules)}"
+            )
+        return self._run(pixels)
+
+    def _run(self, pixels: Tensor) -> dict[str, Tensor]:
+        seen: dict[str, Tensor] = {}
+
+        def keep(name: str) -> Callable[[nn.Module, object, object], None]:
+            def hook(_: nn.Module, __: object, out: object) -> None:
+                if name in seen:
+                    return
+                if not isinstance(out, Tensor) or out.ndim != 4:
+                    raise ValueError(f"{self.weights}: layer {name} gives no map of positions")
+                # what comes next may write into what it is given
+                seen[name] = out.clone() if len(seen) + 1 < len(self.modules) else out
+                if len(seen) == len(self.modules):
+                    raise _EnoughError
+
+            return hook
+
+        hooks = [module.register_forward_hook(keep(n)) for n, module in self.modules.items()]
+        try:
+            pixels = pixels.flip(1) if self.flips else pixels
+            self.network(pixels * self.factor + self.offset)
+        except _EnoughError:
+            return seen
+        finally:
+            for hook in hooks:
+                hook.remove()
+        missed = ", ".join(name for name in self.modules if name not in seen)
+        raise ValueError(f"{self.weights}: {missed} take no part in a forward pass")
+
+    def _find(self, network: str, layers: tuple[str, ...]) -> dict[str, nn.Module]:
+        there = {name: module for name, module in self.network.named_modules() if name}
+        aliases = vgg_aliases(self.network) if network.startswith("torchvision:vgg") else {}
+        if unknown := [layer for layer in layers if layer not in there | aliases]:
+            some = [*aliases, *(n for n, m in there.items() if not any(m.children()))]
+            raise ValueError(
+                f"{self.weights}: {network} has no layer {', '.join(unknown)}; it has "
+                f"{', '.join(some[:24])}{', …' if len(some) > 24 else ''}"
+            )
+        return {layer: there[aliases.get(layer, layer)] for layer in layers}
+
+    def _set_normalisation(self, preprocess: Preprocess, device: torch.device) -> None:
+        mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(3, 1, 1)
+        std = torch.tensor(preprocess.std, dtype=torch.float64).view(3, 1, 1)
+        self.factor = (255 / (preprocess.scale * std)).float().to(device)
+        self.offset = (-mean / std).float().to(device)
+        self.flips = preprocess.channels == "BGR"
+
+    def _least_side(self) -> int:
+        """Found by pictures of zeros: twice as large each time, then halfway between."""
+        fails, takes = 0, 1
+        while (refusal := self._refusal(takes)) is not None:
+            fails, takes = takes, 2 * takes
+            if takes > MOST_LEAST_PX:
+                raise ValueError(
+                    f"{self.weights}: a picture of {fails} px does not reach "
+                    f"{', '.join(self.modules)}: {refusal}"
+                ) from refusal
+        while takes - fails > 1:
+            middle = (fails + takes) // 2
+            fails, takes = (middle, takes) if self._refusal(middle) else (fails, middle)
+        return takes
+
+    @torch.no_grad()
+    def _refusal(self, side: int) -> Exception | None:
+        try:
+            self._run(torch.zeros(1, 3, side, side, device=self.factor.device))
+        except (RuntimeError, ValueError) as refusal:  # what torch says to maps that became empty
+            return refusal
+        return None
+
+
+class _EnoughError(Exception):
+    """The last layer has been seen: the rest of a forward pass is not needed."""
+
+
+def default_layers(network: str, weights: str) -> Layers:
+    """What LAYERS has for a network. Raises ValueError where it has nothing."""
+    if network not in LAYERS:
+        raise ValueError(
+            f"{weights}: no layers are known to be good for {network}; name content_layers and "
+            f"style_layers. They are known for {', '.join(LAYERS)}"
+        )
+    return LAYERS[network]
+
+
+def vgg_aliases(network: nn.Module) -> dict[str, str]:
+    """relu1_1 and the like, of which a block ends with a pool -> names of modules."""
+    aliases: dict[str, str] = {}
+    block, number = 1, 1
+    for name, module in network.get_submodule("features").named_children():
+        if isinstance(module, nn.Conv2d):
+            aliases[f"conv{block}_{number}"] = f"features.{name}"
+        elif isinstance(module, nn.ReLU):
+            aliases[f"relu{block}_{number}"] = f"features.{name}"
+            number += 1
+        elif isinstance(module, POOLS):
+            aliases[f"pool{block}"] = f"features.{name}"
+            block, number = block + 1, 1
+    return aliases
+
+
+def _pool(network: nn.Module, pooling: Pooling, weights: str) -> None:
+    """Put pools of one kind in place of those of the other, over the same windows."""
+    found = [(name, pool) for name, pool in network.named_modules() if isinstance(pool, POOLS)]
+    if not found:
+        raise ValueError(f"{weights}: has no pooling that could become {pooling}")
+    for name, pool in found:
+        window = (pool.kernel_size, pool.stride, pool.padding)
+        if pooling == "max" and isinstance(pool, nn.AvgPool2d):
+            network.set_submodule(name, nn.MaxPool2d(*window, ceil_mode=pool.ceil_mode))
+        if pooling == "average" and isinstance(pool, nn.MaxPool2d):
+            if pool.dilation not in (1, (1, 1)):
+                raise ValueError(f"{weights}: {name} pools with gaps, which an average cannot")
+            average = nn.AvgPool2d(*window, ceil_mode=pool.ceil_mode, count_include_pad=False)
+            network.set_submodule(name, average)

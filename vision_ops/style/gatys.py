@@ -1,0 +1,297 @@
+"""Style transfer by optimising the picture itself (Gatys et al. 2016)."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from vision_ops.card import read_card
+from vision_ops.device import pick_device
+from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
+from vision_ops.style import Stylised
+from vision_ops.style.features import LAMBDAS, FeatureNetwork, Layers, default_layers
+from vision_ops.style.gatys_config import FeaturesConfig, GatysConfig
+
+Picture = UInt8[np.ndarray, "_ _ 3"]
+Images = Float[Tensor, "B 3 H W"]
+TOGETHER_PX = 4_000_000
+"""pixels of pictures that are optimised in one batch on an accelerator"""
+HISTORY = 20
+"""steps that L-BFGS remembers: two copies of the picture each"""
+LAST_RATE = 0.1
+"""the learning rate of the last step, in parts of that of the first"""
+
+
+class Costs(NamedTuple):
+    """What is lowered, of each picture."""
+
+    content: Float[Tensor, " B"]
+    """summed over content layers, not yet weighed"""
+    style: Float[Tensor, " B"]
+    """sum of lambda_l E_l, likewise"""
+    total: Float[Tensor, " B"]
+    """both and the total variation by their weights"""
+
+
+class Targets(NamedTuple):
+    """What a picture shall be like."""
+
+    content: Mapping[str, Float[Tensor, "B _ _ _"]]
+    style: Mapping[str, Float[Tensor, "1 _ _"]]
+
+    def of(self, index: int) -> "Targets":
+        """Those of one picture of the batch."""
+        own = {layer: maps[index : index + 1] for layer, maps in self.content.items()}
+        return Targets(own, self.style)
+
+
+class Gatys:
+    """Pictures in the style of others; a `Stylist`.
+
+    `styles` are pictures, sRGB 0..255, `weights` how much of each (all equal where none are given);
+    their Gram matrices are mixed by these, and one of weight 0 counts as not given. Each style goes
+    through the network once a level, when that is first needed, however many pictures follow.
+
+    Raises ValueError for no styles, weights that do not fit, styles too small for the network or
+    of which it makes what is no number, and what `FeatureNetwork` raises for.
+    """
+
+    def __init__(
+        self, config: GatysConfig, styles: Sequence[Picture], weights: Sequence[float] = ()
+    ) -> None:
+        self.config = config
+        self.device = pick_device()
+        chosen = config.features
+        shares = _shares(len(styles), weights)
+        self.layers = _layers(chosen)
+        self.lambdas = _lambdas(config, self.layers)
+        names = (*self.layers.content, *self.layers.style)
+        self.features = FeatureNetwork(chosen.weights, names, self.device, chosen.pooling)
+        for number, style in enumerate(styles):
+            self._check_style(number, style)
+        pairs = zip(styles, shares, strict=True)
+        self.styles = [(style, share) for style, share in pairs if share > 0]
+        self.grams: dict[int, dict[str, Tensor]] = {}
+
+    def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:
+        """Each picture, sRGB 0..255, as one of the same size, with the costs of what is given.
+
+        On a CPU one at a time: what shares a batch may change the last bit of a sum. On an
+        accelerator those of one size together, which no picture notices but for such bits. One
+        that is shorter or narrower than the network needs is enlarged for the while. Raises
+        ArithmeticError where the costs become what is no number.
+        """
+        groups: dict[tuple[int, ...], list[int]] = {}
+        for index, content in enumerate(contents):
+            groups.setdefault(content.shape, []).append(index)
+        done: dict[int, Stylised] = {}
+        for (height, width, _), indices in groups.items():
+            most = 1 if self.device.type == "cpu" else max(1, TOGETHER_PX // (height * width))
+            for first in range(0, len(indices), most):
+                part = indices[first : first + most]
+                batch = self.optimise(np.stack([contents[index] for index in part]))
+                done.update(zip(part, batch, strict=True))
+        return [done[index] for index in range(len(contents))]
+
+    def optimise(self, contents: UInt8[np.ndarray, "B H W 3"]) -> list[Stylised]:
+        """The same of pictures of one size, in one batch."""
+        pixels = _to_images(contents, self.device)
+        least = self.features.least_side_px
+        height, width = contents.shape[1:3]
+        full = _resize(pixels, *_scaled(height, width, 1.0, least))
+        image, targets = None, None
+        for level in reversed(range(self.config.levels)):
+            size = _scaled(full.shape[2], full.shape[3], 0.5**level, 1)
+            if level and min(size) < least:
+                continue
+            content = _resize(full, *size)
+            targets = Targets(self._content(content), self._style(level))
+            image = self._start(content) if image is None else _resize(image, *size)
+            image = self._descend(image.clamp(0, 1), targets)
+        assert image is not None
+        assert targets is not None
+        if not image.isfinite().all():
+            raise ArithmeticError(f"pixels became what is no number: {self.config}")
+        found = _to_pixels(_resize(image, height, width))
+        with torch.no_grad():
+            before = self._costs(self._start(full), targets)
+            seen = _resize(_to_images(found, self.device), *full.shape[2:])
+            after = self._costs(seen, targets)
+        if not after.total.isfinite().all():
+            raise ArithmeticError(f"costs became what is no number: {self.config}")
+        return [_stylised(*each) for each in zip(found, *after, before.total, strict=True)]
+
+    def _check_style(self, number: int, style: Picture) -> None:
+        least = self.features.least_side_px
+        if min(style.shape[:2]) < least:
+            height, width, _ = style.shape
+            raise ValueError(
+                f"style {number}: {height} x {width} px (height x width), "
+                f"{self.features.weights} needs {least} px a side"
+            )
+
+    @torch.no_grad()
+    def _content(self, content: Images) -> dict[str, Tensor]:
+        maps = self.features(content)
+        return {layer: maps[layer] for layer in self.layers.content}
+
+    @torch.no_grad()
+    def _style(self, level: int) -> dict[str, Tensor]:
+        """Gram matrix of each style layer, mixed; styles are reduced as the picture is."""
+        if level not in self.grams:
+            mixed: dict[str, Tensor] = {}
+            for style, share in self.styles:
+                maps = self.features(self._style_image(style, level))
+                for layer in self.layers.style:
+                    part = share * gram_matrix(maps[layer])
+                    mixed[layer] = mixed[layer] + part if layer in mixed else part
+            bad = [layer for layer, gram in mixed.items() if not gram.isfinite().all()]
+            if bad:
+                raise ValueError(f"{self.features.weights}: no numbers at {', '.join(bad)}")
+            self.grams[level] = mixed
+        return self.grams[level]
+
+    def _style_image(self, style: Picture, level: int) -> Images:
+        height, width, _ = style.shape
+        scale = min(1.0, self.config.style_longest_px / max(height, width)) * 0.5**level
+        image = _to_images(style[None], self.device)
+        return _resize(image, *_scaled(height, width, scale, self.features.least_side_px))
+
+    def _start(self, content: Images) -> Images:
+        """The content, or the same noise for every picture of a size."""
+        if self.config.start == "content":
+            return content
+        generator = torch.Generator().manual_seed(self.config.seed)
+        return torch.rand(1, *content.shape[1:], generator=generator).to(content).expand_as(content)
+
+    def _costs(self, images: Images, targets: Targets) -> Costs:
+        costs = self.config.costs
+        maps = self.features(images)
+        zero = images.new_zeros(len(images))
+        content = sum(
+            (
+                content_loss(maps[n], target, costs.convention)
+                for n, target in targets.content.items()
+            ),
+            start=zero,
+        )
+        style = zero
+        for factor, (layer, target) in zip(self.lambdas, targets.style.items(), strict=True):
+            style = style + factor * style_loss(gram_matrix(maps[layer]), target, costs.convention)
+        total = costs.content_weight * content + costs.beta * style
+        if costs.variation:
+            total = total + costs.variation * total_variation(images, costs.convention)
+        return Costs(content, style, total)
+
+    def _descend(self, images: Images, targets: Targets) -> Images:
+        if self.config.optimiser == "adam":
+            return self._descend_by_adam(images, targets)
+        return torch.cat(
+            [
+                self._descend_by_lbfgs(image[None], targets.of(index))
+                for index, image in enumerate(images)
+            ]
+        )
+
+    def _descend_by_adam(self, images: Images, targets: Targets) -> Images:
+        image = images.clone().requires_grad_()
+        optimizer = torch.optim.Adam([image], eps=1e-12)
+        (group,) = optimizer.param_groups
+        for step in range(self.config.steps):
+            fallen = (1 + math.cos(math.pi * step / self.config.steps)) / 2
+            group["lr"] = self.config.rate * (LAST_RATE + (1 - LAST_RATE) * fallen)
+            (image.grad,) = torch.autograd.grad(self._costs(image, targets).total.sum(), image)
+            optimizer.step()
+            with torch.no_grad():
+                image.clamp_(0, 1)
+        return image.detach()
+
+    def _descend_by_lbfgs(self, images: Images, targets: Targets) -> Images:
+        image = images.clone().requires_grad_()
+        optimizer = torch.optim.LBFGS(
+            [image],
+            lr=self.config.rate,
+            max_iter=self.config.steps,
+            history_size=HISTORY,
+            tolerance_grad=0.0,
+            tolerance_change=0.0,
+            line_search_fn="strong_wolfe",
+        )
+
+        def evaluate() -> Tensor:
+            total = self._costs(image, targets).total.sum()
+            (image.grad,) = torch.autograd.grad(total, image)
+            return total
+
+        optimizer.step(evaluate)
+        return image.detach()
+
+
+def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
+    if not num_styles:
+        raise ValueError("styles: none given, at least one picture is needed")
+    weights = weights or [1.0] * num_styles
+    if len(weights) != num_styles:
+        raise ValueError(f"style weights {list(weights)}: {len(weights)} for {num_styles} styles")
+    if not (all(0 <= each < math.inf for each in weights) and sum(weights) > 0):
+        raise ValueError(f"style weights {list(weights)}: must be 0 or more, one above 0")
+    return [each / sum(weights) for each in weights]
+
+
+def _layers(features: FeaturesConfig) -> Layers:
+    """Those that are named, else what is known to be good for the network."""
+    named = Layers(features.content_layers, features.style_layers)
+    if all(named):
+        return named
+    known = default_layers(read_card(features.weights).network, features.weights)
+    return Layers(named.content or known.content, named.style or known.style)
+
+
+def _lambdas(config: GatysConfig, layers: Layers) -> tuple[float, ...]:
+    """Weights of the style layers: those given, else those known, else equal ones."""
+    features, equal = config.features, (1 / len(layers.style),) * len(layers.style)
+    if given := features.style_layer_weights:
+        if len(given) != len(layers.style):
+            raise ValueError(f"style_layer_weights {given}: {len(given)} for {layers.style}")
+        return given
+    if features.style_layers:
+        return equal
+    return LAMBDAS.get((read_card(features.weights).network, config.costs.convention), equal)
+
+
+def _to_images(pixels: UInt8[np.ndarray, "B H W 3"], device: torch.device) -> Images:
+    """0..255 -> 0..1, channels first."""
+    tensor = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    return tensor.to(device).permute(0, 3, 1, 2).float().div(255).contiguous()
+
+
+def _to_pixels(images: Images) -> UInt8[np.ndarray, "B H W 3"]:
+    """0..1 -> 0..255, channels last."""
+    rounded = images.clamp(0, 1).mul(255).round().to(torch.uint8)
+    return rounded.permute(0, 2, 3, 1).contiguous().cpu().numpy()
+
+
+def _scaled(height: int, width: int, scale: float, least: int) -> tuple[int, int]:
+    """Both sides by one factor: `scale`, or more where the shorter one would be below `least`."""
+    scale = max(scale, least / min(height, width))
+    return max(least, round(height * scale)), max(least, round(width * scale))
+
+
+def _resize(
+    images: Float[Tensor, "B 3 _ _"], height: int, width: int
+) -> Float[Tensor, "B 3 {height} {width}"]:
+    if images.shape[2:] == (height, width):
+        return images
+    return F.interpolate(images, (height, width), mode="bicubic", antialias=True).clamp(0, 1)
+
+
+def _stylised(
+    pixels: Picture, content: Tensor, style: Tensor, total: Tensor, at_start: Tensor
+) -> Stylised:
+    named = {"content": content, "style": style, "total": total, "total_at_start": at_start}
+    return Stylised(pixels, {name: value.item() for name, value in named.items()})
