@@ -1,0 +1,30 @@
+"""Style transfer: what every method of it gives. Light on purpose: configurations name methods
+without torch.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from jaxtyping import UInt8
+
+
+class Stylised(NamedTuple):
+    """A picture in a style."""
+
+    pixels: UInt8[np.ndarray, "H W 3"]
+    """sRGB 0..255"""
+    losses: Mapping[str, float]
+    """content, style, total (and total_at_start) where the method has them; else empty"""
+
+
+class Stylist(Protocol):
+    """A method of style transfer that has its network and its styles."""
+
+    def __call__(self, contents: Sequence[UInt8[np.ndarray, "_ _ 3"]]) -> list[Stylised]:
+        """Pictures, sRGB 0..255, of any sizes (each side >= 16 px), each as one of the same size.
+
+        Bit for bit the same (CPU) whichever pictures come in one call; for a seed the same each
+        time. Not called by several threads.
+        """
+        ...
