@@ -26,6 +26,8 @@ CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
 LOCALIZER, DETECTOR = "localizer:", "torchvision_detection:"
 """begin the names of networks that say where: before the name of their encoder, of their kind"""
+STYLE_TRANSFORM = "style_transform:"
+"""begins the names of networks whose outputs are pictures: before their width"""
 EMBEDDERS = ("mobilefacenet", "iresnet18", "iresnet34", "iresnet50", "iresnet100")
 """networks of ours whose outputs are an embedding of a face"""
 FIXED_SIZE_PX = {
@@ -53,7 +55,7 @@ class Card:
     """relu, sigmoid or tanh; networks of ours only"""
     classes: tuple[str, ...]
     """class names, in the order of the logits; none where these are an embedding of a face, or
-    where the network finds faces"""
+    where the network finds faces; names of styles where it paints"""
     preprocess: Inputs
     """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
@@ -63,10 +65,13 @@ class Card:
     parent: str = ""
     """sha256 of the checkpoint or state file that it was made from"""
     embedding_size: int
-    """length of the penultimate features, of a face's embedding; 0 for what finds faces"""
+    """length of the penultimate features, of a face's embedding; 0: it finds faces, or paints"""
 
     def __post_init__(self) -> None:
-        nameless = isinstance(self.preprocess, FacePreprocess | Canvas)
+        if self.is_painter and not isinstance(self.preprocess, Canvas):
+            kind = kind_of_input(self.preprocess)
+            raise ValueError(f"{self.network} takes whole pictures (canvas), not {kind}s")
+        nameless = isinstance(self.preprocess, FacePreprocess | Canvas) and not self.is_painter
         if bool(self.classes) == nameless or len(set(self.classes)) != len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
@@ -80,8 +85,16 @@ class Card:
         return isinstance(self.preprocess, FacePreprocess)
 
     @property
+    def is_painter(self) -> bool:
+        """Whether the outputs are pictures, and `classes` the styles they may be in."""
+        return self.network.startswith(STYLE_TRANSFORM)
+
+    @property
     def num_outputs(self) -> int:
-        """Numbers that the network gives for an input: logits, or the embedding of a face."""
+        """Numbers that the network gives for an input: logits, or the embedding of a face.
+
+        Of what paints: the number of its styles.
+        """
         return len(self.classes) or self.embedding_size
 
 
@@ -120,10 +133,16 @@ def _check_clips(network: str, preprocess: Inputs) -> None:
 
 
 def check_names(card: Card, weights: str, job: str = "embed_faces") -> None:
-    """Raise ValueError where a network names no classes: of faces, an embedder or what finds them.
+    """Raise ValueError where a network names no classes: of faces, an embedder or what finds them;
+    what paints pictures.
 
     `weights` says where it comes from, field included; `job` wants it.
     """
+    if card.is_painter:
+        raise ValueError(
+            f"{weights}: {card.network} paints pictures in the styles {', '.join(card.classes)} "
+            "and names nothing; `python -m jobs.stylize` is for it"
+        )
     if not card.classes:
         does = "embeds" if card.is_embedder else "finds"
         raise ValueError(

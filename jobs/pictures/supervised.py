@@ -3,8 +3,8 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -49,7 +49,8 @@ class AsTraining(Protocol[Given]):
     """Makes the training over examples, from the checkpoint at `start` if that is not empty.
 
     Of a dry run's sample (`whole` false) classes may be missing. Raises ValueError where nothing
-    can be learnt. `learn_truth` and `validate_truth` have a column `target`.
+    can be learnt. Where there are classes, `learn_truth` and `validate_truth` have a column
+    `target`.
     """
 
     def __call__(  # noqa: D102
@@ -70,6 +71,8 @@ class Task(Generic[Asked]):
     """metric -> its name for a person, the chief one first"""
     whole_classes: bool = False
     """a class is learnt from or validated on as a whole: what is learnt is for others than these"""
+    beside: Mapping[str, object] = field(default_factory=dict)
+    """what can change a result and is not in the config: what files it names hold"""
 
 
 def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
@@ -78,7 +81,7 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
         config.out,
         job=task.job,
         config=config,
-        identity=identity(config, start),
+        identity={**identity(config, start), **task.beside},
         storage=Storage(config.storage),
     )
     with opened as run:
@@ -127,10 +130,13 @@ def make_training(
         learn = learn.take(sample_of(len(learn), asked.max_examples, asked.seed))
     uri = run.path(START) if start else ""
     training = task.as_training(run, config, learn, validate, uri, True)
-    counts = np.bincount(training.learn_truth["target"])
+    classes = ""
+    if "target" in training.learn_truth:
+        counts = np.bincount(training.learn_truth["target"])
+        classes = f", {len(counts)} classes of {counts.min()} to {counts.max()}"
     logger.info(
-        "%d images to learn from, %d to validate on, %d classes of %d to %d",
-        len(training.learn), len(training.validate), len(counts), counts.min(), counts.max(),
+        "%d images to learn from, %d to validate on%s",
+        len(training.learn), len(training.validate), classes,
     )  # fmt: skip
     run.lap("decoding")
     return training

@@ -43,7 +43,7 @@ def prepared(config: Any, task: Task[Any], weights: str = "") -> Training:
     """A training whose run has begun, and which nobody has finished."""
     storage = Storage(config.storage)
     start = resolve(weights, storage.fetch) if weights else None
-    asked = identity(config, start)
+    asked = {**identity(config, start), **task.beside}
     with Run.open(config.out, job=task.job, config=config, identity=asked, storage=storage) as run:
         training = make_training(run, config, task, plan_data(run, config), start)
         run.note(status="running")

@@ -1,11 +1,15 @@
 """One law for all learners, and what is the classifier's own."""
 
+import atexit
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from io import BytesIO
 from pathlib import Path
+from shutil import rmtree
 from statistics import mean, stdev
+from tempfile import mkdtemp
 from typing import Any
 
 import numpy as np
@@ -15,7 +19,8 @@ import torch.nn.functional as F
 
 from jobs.runtime.learner import added
 from vision_ops.augment import AugmentConfig
-from vision_ops.checkpoint import load_checkpoint
+from vision_ops.card import Card
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.faces import FacePreprocess
 from vision_ops.learners import LEARNERS
 from vision_ops.learners.classify import (
@@ -31,6 +36,14 @@ from vision_ops.learners.localize import (
     LocalizerModelConfig,
 )
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer, rate
+from vision_ops.learners.style import (
+    StyleLearner,
+    StyleLearnerConfig,
+    StyleLossConfig,
+    StyleModelConfig,
+    StylePicture,
+)
+from vision_ops.models import build
 from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 
@@ -61,14 +74,47 @@ FACES = FaceLearnerConfig(
     num_steps=50,
     seed=3,
 )
+
+
+@cache
+def style_config() -> StyleLearnerConfig:
+    """Two styles of noise, by the features of a small network of random weights."""
+    torch.manual_seed(0)
+    features = build("residual", 3)
+    card = Card(
+        network="residual",
+        classes=("a", "b", "c"),
+        preprocess=SMALL,
+        licence="Apache-2.0",
+        source="random",
+        embedding_size=160,
+    )
+    path = Path(mkdtemp(prefix="argus-features-")) / "net.safetensors"
+    atexit.register(rmtree, path.parent)
+    save_checkpoint(path, features, card)
+    random = np.random.default_rng(0)
+    styles = (random.integers(0, high, (20, 16, 3), dtype=np.uint8) for high in (60, 256))
+    return StyleLearnerConfig(
+        model=StyleModelConfig(width=4, preprocess=SMALL),
+        optim=OptimConfig(learning_rate=2e-2, weight_decay=0.0),
+        loss=StyleLossConfig(style_weight=10.0, style_layers=("stem.2", "blocks.0")),
+        augment=AugmentConfig(shift=0.02),
+        features=str(path),
+        styles=tuple(StylePicture(name=n, pixels=p) for n, p in zip("uv", styles, strict=True)),
+        num_steps=50,
+        seed=3,
+    )
+
+
 MAKE: dict[str, Callable[[], Any]] = {
     "classify": lambda: ClassifierLearner(CLASSIFIER),
     "faces": lambda: FaceLearner(FACES),
     "localize": lambda: LocalizerLearner(LOCALIZER),
+    "style": lambda: StyleLearner(style_config()),
 }
-LOSS_BOUND = {"classify": 0.05, "faces": 0.1, "localize": 0.7}
+LOSS_BOUND = {"classify": 0.05, "faces": 0.1, "localize": 0.7, "style": 2.0}
 """what 50 steps on one batch must reach; the first loss is ln 3 = 1.1, of boxes about 3 more, of
-faces the margin, 0.2"""
+faces the margin, 0.2; noise unpainted costs 4.5 in the style of other noise"""
 
 
 @pytest.fixture(autouse=True, scope="module")

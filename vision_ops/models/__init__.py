@@ -9,6 +9,7 @@
     build("localizer:torchvision:squeezenet1_1", num_classes=3)             # and a box
     build("torchvision_detection:fasterrcnn_resnet50_fpn", num_classes=90)  # several objects
     build("face_detector:mtcnn", num_classes=0)     # run by `vision_ops.faces.detect`
+    build("style_transform:32", num_classes=2)      # of pictures in two styles, width 32
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -24,7 +25,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision_ops.card import DETECTOR, LOCALIZER
+from vision_ops.card import DETECTOR, LOCALIZER, STYLE_TRANSFORM
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FACE_DETECTOR
 from vision_ops.models.airbench import Airbench
@@ -40,6 +41,7 @@ from vision_ops.models.mtcnn import Mtcnn
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.retinaface import RetinaFace
+from vision_ops.models.style_transform import build_style_transform
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
@@ -110,7 +112,7 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         raise ValueError(
             f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
-            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these"
+            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH"
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
@@ -121,6 +123,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         encoder = build(name, num_classes, activation, channels)
         return Localizer(MapEncoder(encoder, head_of(encoder)), num_classes)
     _refuse_changes(network, activation, channels)
+    if f"{family}:" == STYLE_TRANSFORM:
+        return build_style_transform(name, num_classes)
     if family == "torchvision":
         return build_torchvision(name, num_classes)
     if family == "timm":

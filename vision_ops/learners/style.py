@@ -1,0 +1,326 @@
+"""Learning to paint any picture in a style in one pass, or in each of several."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from numpy import ndarray
+from torch import Tensor, nn
+
+from vision_ops.augment import AugmentConfig, augment
+from vision_ops.canvas import Canvas
+from vision_ops.card import STYLE_TRANSFORM, Card, sha256_file
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
+from vision_ops.inputs import Inputs
+from vision_ops.learners.descent import Descent, mean_loss
+from vision_ops.learners.optimizer import OptimConfig, make_optimizer
+from vision_ops.learners.style_costs import (
+    FeatureMaps,
+    content_cost,
+    gram_matrix,
+    style_cost,
+    total_variation,
+)
+from vision_ops.models import build, in_fast_layout
+from vision_ops.preprocess import Preprocess
+
+LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "torchvision:squeezenet1_1": (
+        "features.4",
+        ("features.1", "features.4", "features.7", "features.10"),
+    ),
+    "torchvision:vgg16": (
+        "features.15",
+        ("features.3", "features.8", "features.15", "features.22"),
+    ),
+    "torchvision:vgg19": (
+        "features.17",
+        ("features.3", "features.8", "features.17", "features.26"),
+    ),
+    "residual": ("blocks.0", ("stem.2", "blocks.0", "blocks.1", "blocks.2")),
+}
+"""feature network -> layer of the content, layers of the style, where nothing else is asked for; of
+VGG those of Johnson et al. (2016, sec. 4.1), VGG-19's the last of the same stages"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleModelConfig:
+    """Which network paints."""
+
+    width: int = 16
+    """channels at full size; 32 in the paper, four times the work of 16"""
+    preprocess: Inputs = field(
+        default_factory=lambda: Preprocess(height_px=128, width_px=128, resize_px=144)
+    )
+    """size and crop of the pictures it learns from; it paints pictures of any size"""
+    licence: str = "unknown"
+    """of the weights that come out: said in the checkpoint"""
+
+    def __post_init__(self) -> None:
+        if self.width < 1:
+            raise ValueError(f"model.width {self.width}: must be at least 1")
+        if not isinstance(self.preprocess, Preprocess):
+            raise ValueError("model.preprocess: styles are of pictures")
+
+    @property
+    def network(self) -> str:
+        """As the checkpoint will name it."""
+        return f"{STYLE_TRANSFORM}{self.width}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleLossConfig:
+    """What is minimised: content + style_weight * style + smooth_weight * total variation.
+
+    Content and style are relative distances, see `vision_ops.learners.style_costs`.
+    """
+
+    style_weight: float = 3.0
+    """of the style, where the content counts 1"""
+    smooth_weight: float = 1.0
+    """of the total variation of pictures 0..1"""
+    content_layer: str = ""
+    """module of the feature network; empty: the usual one of a network that is known"""
+    style_layers: tuple[str, ...] = ()
+    """modules of the feature network; empty: the usual ones of a network that is known"""
+
+    def __post_init__(self) -> None:
+        for name in ("style_weight", "smooth_weight"):
+            if not 0 <= getattr(self, name) < float("inf"):
+                raise ValueError(f"loss.{name} {getattr(self, name)}: must be 0 or more")
+
+    def layers(self, network: str) -> tuple[str, tuple[str, ...]]:
+        """That of the content, those of the style. Raises ValueError where none is usual."""
+        content, style = LAYERS.get(network, ("", ()))
+        content, style = self.content_layer or content, self.style_layers or style
+        if not (content and style):
+            raise ValueError(
+                f"loss.content_layer, loss.style_layers: must be named for features of {network}; "
+                f"known are {', '.join(LAYERS)}"
+            )
+        return content, style
+
+
+@dataclass(frozen=True, kw_only=True)
+class StylePicture:
+    """A picture whose style is learnt."""
+
+    name: str
+    """as the checkpoint will call the style"""
+    pixels: UInt8[ndarray, "H W 3"]
+    """sRGB 0..255, of the size at which its strokes are to be learnt"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StyleLearnerConfig:
+    """All that a learner is made of: the same config and batches give the same weights."""
+
+    model: StyleModelConfig = field(default_factory=StyleModelConfig)
+    """which network"""
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    """how it learns"""
+    loss: StyleLossConfig = field(default_factory=StyleLossConfig)
+    """what is minimised"""
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    """how training pictures are varied"""
+    features: str
+    """checkpoint of the network whose features are compared"""
+    styles: tuple[StylePicture, ...]
+    """pictures to learn from, a style each"""
+    num_steps: int
+    """steps of the whole training, for the schedule"""
+    seed: int = 0
+    """of the first weights, of the augmentation and of the styles that a step draws"""
+    num_passes: int = 1
+    """pieces that a batch is gone through in: gradients are added up, memory is saved"""
+    source: str = "trained from random weights"
+    """said in the checkpoint: what it was trained on"""
+
+    def __post_init__(self) -> None:
+        names = [style.name for style in self.styles]
+        if not names or len(set(names)) != len(names):
+            raise ValueError(
+                f"styles {', '.join(names) or 'none'}: one or more, of different names"
+            )
+        for name in ("num_steps", "num_passes"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
+
+class StyleLearner:
+    """A transform network in training.
+
+    reads   pixels   uint8    (B, H, W, 3)  sRGB, 0..255
+            row      int64    (B,)          number of the picture: says the style it is evaluated in
+
+    Each picture of a step is painted in a style that chance draws. What is lowered: see
+    `StyleLossConfig`; the content is that of the picture as it is seen, augmented.
+    """
+
+    def __init__(self, config: StyleLearnerConfig, device: torch.device | str = "cpu") -> None:
+        """Raises ValueError for features that are none, or have not the layers asked for."""
+        self.config = config
+        self.device = torch.device(device)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.seed)
+            network = build(config.model.network, len(config.styles))
+        in_fast_layout(network.to(self.device))
+        self.features = load_features(config.features, config.loss).to(self.device)
+        self.grams = self._style_grams()
+        self.descent = Descent(
+            network,
+            make_optimizer(network, config.optim),
+            config.optim,
+            config.num_steps,
+            seed=config.seed,
+            num_passes=config.num_passes,
+        )
+
+    @property
+    def networks(self) -> dict[str, nn.Module]:
+        """Every network that learns or is evaluated, by name."""
+        return self.descent.networks
+
+    def distribute(self, wrap: Callable[[nn.Module], nn.Module]) -> None:
+        """Share gradients with other processes: forward passes of training go through `wrap`."""
+        self.descent.distribute(wrap)
+
+    def begin(self, sample: Callable[[int], Mapping[str, Tensor]]) -> None:
+        """Nothing: no first weight depends on the data."""
+
+    def reseed(self, seed: int, rank: int = 0, num_workers: int = 1) -> None:
+        """Begin anew what the next step draws."""
+        self.descent.reseed(seed, rank, num_workers)
+
+    def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """One gradient step; what it lowers (before it), the gradient's norm, and the rate used."""
+        descent, config = self.descent, self.config
+        pixels = augment(batch["pixels"].to(self.device), config.augment, descent.draws)
+        images = as_images(pixels)
+        drawn = descent.draws.uniform(len(images), 1)[:, 0] * len(config.styles)
+        styles = drawn.long().clamp_max(len(config.styles) - 1).to(self.device)
+
+        def loss(piece: slice) -> Tensor:
+            painted = descent.forward(images[piece], self._one_hot(styles[piece]))
+            costs = self._costs(painted, images[piece], styles[piece])
+            return self._total(costs).mean()
+
+        return descent.lower(len(images), loss)
+
+    @torch.no_grad()
+    def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
+        """Sums over the batch, to be added up: loss and its square, its parts, pictures.
+
+        `unchanged` is the loss of the pictures as they are, unpainted. Each picture is in one
+        style, that of its number modulo the number of styles.
+        """
+        network = self.descent.evaluated.eval()
+        names = ("loss", "loss_squared", "content", "style", "unchanged", "count")
+        total: dict[str, float] = {name: 0.0 for name in names}
+        for first in range(0, len(batch["pixels"]), EVALUATED_AT_ONCE):
+            piece = slice(first, first + EVALUATED_AT_ONCE)
+            images = as_images(batch["pixels"][piece].to(self.device))
+            styles = batch["row"][piece].to(self.device) % len(self.config.styles)
+            painted = self._costs(network(images, self._one_hot(styles)), images, styles)
+            losses = self._total(painted).double()
+            unchanged = self._total(self._costs(images, images, styles))
+            total["loss"] += losses.sum().item()
+            total["loss_squared"] += losses.square().sum().item()
+            total["content"] += painted["content"].double().sum().item()
+            total["style"] += painted["style"].double().sum().item()
+            total["unchanged"] += unchanged.double().sum().item()
+            total["count"] += len(images)
+        return total
+
+    @staticmethod
+    def summarize(sums: Mapping[str, float]) -> dict[str, float]:
+        """From the added sums of `evaluate`: means, and the loss's standard error."""
+        parts = ("content", "style", "unchanged")
+        return {**mean_loss(sums), **{name: sums[name] / sums["count"] for name in parts}}
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that the next step depends on; `torch.load(weights_only=True)` reads it."""
+        return self.descent.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Continue where `state_dict` was taken."""
+        self.descent.load_state_dict(state)
+
+    def save(self, path: Path) -> None:
+        """Write what `evaluate` evaluates as a checkpoint with its card."""
+        config = self.config
+        card = Card(
+            network=config.model.network,
+            classes=tuple(style.name for style in config.styles),
+            preprocess=Canvas(),
+            licence=config.model.licence,
+            source=config.source,
+            parent=sha256_file(config.features),
+            embedding_size=0,
+        )
+        save_checkpoint(path, self.descent.evaluated, card)
+
+    def _one_hot(self, styles: Int64[Tensor, " B"]) -> Float[Tensor, "B S"]:
+        return F.one_hot(styles, len(self.config.styles)).float()
+
+    def _costs(
+        self,
+        painted: Float[Tensor, "B 3 H W"],
+        images: Float[Tensor, "B 3 H W"],
+        styles: Int64[Tensor, " B"],
+    ) -> dict[str, Float[Tensor, " B"]]:
+        """Content, style and roughness of painted pictures, each for itself."""
+        with torch.no_grad():
+            wanted = self.features(images)[0]
+        content, *maps = self.features(painted)
+        return {
+            "content": content_cost(content, wanted),
+            "style": style_cost(maps, [grams[styles] for grams in self.grams]),
+            "roughness": total_variation(painted),
+        }
+
+    def _total(self, costs: Mapping[str, Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
+        loss = self.config.loss
+        return (
+            costs["content"]
+            + loss.style_weight * costs["style"]
+            + loss.smooth_weight * costs["roughness"]
+        )
+
+    @torch.no_grad()
+    def _style_grams(self) -> list[Float[Tensor, "S _ _"]]:
+        """Of each layer of the style the Gram matrices of all styles, computed once."""
+        found: list[list[Tensor]] = []
+        for style in self.config.styles:
+            pixels = torch.from_numpy(style.pixels.copy())[None].to(self.device)
+            maps = self.features(as_images(pixels))[1:]
+            found.append([gram_matrix(each)[0] for each in maps])
+        return [torch.stack(layer) for layer in zip(*found, strict=True)]
+
+
+EVALUATED_AT_ONCE = 16
+"""pictures, to keep maps of features small"""
+
+
+def as_images(pixels: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
+    """sRGB 0..255 -> 0..1, channels first; the memory order stays."""
+    return pixels.permute(0, 3, 1, 2).float() / 255
+
+
+def load_features(path: str, loss: StyleLossConfig) -> FeatureMaps:
+    """The map of the content, then those of the style, by a classifier's checkpoint.
+
+    Raises ValueError for a network of other inputs than pictures, and for layers it has not.
+    """
+    network, card = load_checkpoint(path, "cpu")
+    if not isinstance(card.preprocess, Preprocess):
+        raise ValueError(f"features {path}: {card.network} does not look at pictures of one size")
+    content, style = loss.layers(card.network)
+    try:
+        return FeatureMaps(network, card.preprocess, (content, *style))
+    except ValueError as wrong:
+        raise ValueError(f"features {path}: {wrong}") from wrong
