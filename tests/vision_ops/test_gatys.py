@@ -19,8 +19,8 @@ from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
-from vision_ops.style import Stylised
-from vision_ops.style.features import LAYERS, FeatureNetwork
+from vision_ops.style import Stylised, Stylist
+from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork
 from vision_ops.style.gatys import Gatys
 from vision_ops.style.gatys_config import CostsConfig, FeaturesConfig, GatysConfig
 
@@ -58,7 +58,7 @@ def same(ones: Sequence[Stylised], others: Sequence[Stylised]) -> bool:
 @pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
 def test_the_total_falls_below_a_tenth_of_its_start(weights: str, optimiser: Any):
     config = asked(weights, costs=CostsConfig(content_weight=0.1), optimiser=optimiser, steps=50)
-    (result,) = Gatys(config, [255 - photo(32, 32, seed=1)])([photo(32, 32)])
+    (result,) = Gatys(config, [255 - photo(24, 24, seed=1)])([photo(24, 24)])
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]
 
 
@@ -115,10 +115,30 @@ def test_a_style_of_weight_1_beside_one_of_0_is_that_style_alone(weights: str):
     assert not same(alone, Gatys(config, [one, other])([content]))
 
 
-def test_mixed_styles_pull_as_the_weighted_sum_of_their_losses(weights: str):
-    """The Gram matrices' mean has the gradient of the losses' mean, paper's convention."""
-    maps = torch.rand(1, 3, 4, 4, dtype=torch.float64, requires_grad=True)
-    one, other = (gram_matrix(torch.rand(1, 3, 4, 4, dtype=torch.float64)) for _ in range(2))
+def test_style_layers_weigh_what_is_asked_for_else_what_is_known_else_the_same(tmp_path: Path):
+    weights = save_random(tmp_path / "s.safetensors", "torchvision:squeezenet1_1")
+
+    def lambdas(convention: Any, **changes: Any) -> tuple[float, ...]:
+        features = FeaturesConfig(weights=weights, **changes)
+        config = asked(weights, features=features, costs=CostsConfig(convention=convention))
+        return Gatys(config, [stripes(32, 32)]).lambdas
+
+    layers = LAYERS["torchvision:squeezenet1_1"].style
+    for convention in ("paper", "mean"):
+        known = LAMBDAS["torchvision:squeezenet1_1", convention]
+        assert lambdas(convention) == known
+        assert list(known) == sorted(known, reverse=True)
+        assert lambdas(convention, style_layers=layers[:4]) == (0.25,) * 4
+    assert lambdas("relative") == (0.2,) * 5
+    given = (5.0, 4.0, 3.0, 2.0, 1.0)
+    assert lambdas("relative", style_layer_weights=given) == given
+
+
+def test_mixed_gram_matrices_pull_as_the_weighted_sum_of_losses():
+    draws = torch.Generator().manual_seed(0)
+    maps, *both = (torch.rand(1, 3, 4, 4, generator=draws, dtype=torch.float64) for _ in range(3))
+    one, other = map(gram_matrix, both)
+    maps.requires_grad_()
     mixed = style_loss(gram_matrix(maps), 0.25 * one + 0.75 * other, "paper")
     each = [style_loss(gram_matrix(maps), target, "paper") for target in (one, other)]
     (by_mixed,) = torch.autograd.grad(mixed.sum(), maps, retain_graph=True)
@@ -146,7 +166,7 @@ def test_bits_do_not_depend_on_what_comes_along_nor_on_the_call(
 ):
     config = asked(weights, start=start, optimiser=optimiser, levels=2, steps=2)
     pictures = [photo(24, 24), photo(20, 31), photo(24, 24, seed=1)]
-    gatys = Gatys(config, [stripes(24, 24)])
+    gatys: Stylist = Gatys(config, [stripes(24, 24)])
     together = gatys(pictures)
     assert same(together, [Gatys(config, [stripes(24, 24)])([each])[0] for each in pictures])
     assert same(together[::-1], gatys(pictures[::-1]))
@@ -159,7 +179,8 @@ def test_pictures_in_one_batch_do_not_change_each_other(weights: str, optimiser:
     pictures = np.stack([photo(32, 32), stripes(32, 32, period=4), np.zeros((32, 32, 3), np.uint8)])
     for picture, result in zip(pictures, gatys.optimise(pictures), strict=True):
         alone = gatys([picture])[0]
-        assert np.abs(result.pixels.astype(int) - alone.pixels).max() <= 1
+        away = np.abs(result.pixels.astype(int) - alone.pixels)
+        assert away.mean() < 0.02  # sums in another order, and Adam's first steps are of signs
         assert dict(result.losses) == pytest.approx(dict(alone.losses), rel=1e-2)
 
 

@@ -184,8 +184,8 @@ class Gatys:
         for factor, (layer, target) in zip(self.lambdas, targets.style.items(), strict=True):
             style = style + factor * style_loss(gram_matrix(maps[layer]), target, costs.convention)
         total = costs.content_weight * content + costs.beta * style
-        if costs.variation:
-            total = total + costs.variation * total_variation(images, costs.convention)
+        if costs.variation_weight:
+            total = total + costs.variation_weight * total_variation(images, costs.convention)
         return Costs(content, style, total)
 
     def _descend(self, images: Images, targets: Targets) -> Images:

@@ -10,10 +10,9 @@ Pooling = Literal["as_trained", "average", "max"]
 Optimiser = Literal["adam", "lbfgs"]
 Start = Literal["content", "noise"]
 
-STYLE_WEIGHTS: dict[StyleConvention, float] = {"paper": 2e4, "mean": 3e3, "relative": 100.0}
+STYLE_WEIGHTS: dict[StyleConvention, float] = {"paper": 8e3, "mean": 1.2e3, "relative": 40.0}
 """looked at with SqueezeNet 1.1 and 256 px. Other networks want others, but in `relative`; so do
 other sizes in `paper`, whose content cost grows with the picture"""
-VARIATION_WEIGHTS: dict[StyleConvention, float] = {"paper": 0.0, "mean": 0.0, "relative": 0.0}
 MOST_WEIGHT = 1e12
 """of a cost: squares of gradients would leave float32 some way above it, and no step be made"""
 LEARNING_RATES: dict[Optimiser, float] = {"adam": 0.05, "lbfgs": 1.0}
@@ -58,8 +57,8 @@ class CostsConfig:
     """alpha"""
     style_weight: float | Literal["auto"] = "auto"
     """beta; auto: what STYLE_WEIGHTS has for the convention"""
-    variation_weight: float | Literal["auto"] = "auto"
-    """auto: what VARIATION_WEIGHTS has for the convention"""
+    variation_weight: float = 0.0
+    """of the total variation; of `relative` and `mean` 1 to 5 smooths a little"""
 
     def __post_init__(self) -> None:
         _check_choice("convention", self.convention, StyleConvention)
@@ -74,12 +73,6 @@ class CostsConfig:
     def beta(self) -> float:
         """The style's weight as it is used."""
         return STYLE_WEIGHTS[self.convention] if self.style_weight == "auto" else self.style_weight
-
-    @property
-    def variation(self) -> float:
-        """The total variation's weight as it is used."""
-        weight = self.variation_weight
-        return VARIATION_WEIGHTS[self.convention] if weight == "auto" else weight
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,10 +89,11 @@ class GatysConfig:
     """of adam: the first steps change pixels of 0..1 by as much, the last ones by a tenth of it; of
     lbfgs: the step that a line search tries first, in parts of Newton's; auto: 0.05, and 1"""
     steps: int = 60
-    """at each level: of adam, or iterations of lbfgs, each with one evaluation or a few more"""
+    """at each level: of adam, or iterations of lbfgs, which evaluates a quarter more often at most,
+    but for the last line search"""
     start: Start = "content"
     """what is optimised: the content itself, or noise"""
-    levels: int = 3
+    levels: int = 2
     """1: at the picture's size at once; more: at half of it, a quarter and so on first, coarse to
     fine (Gatys et al. 2017, sec. 6), which carries large patterns into the result"""
     style_longest_px: int = 256
