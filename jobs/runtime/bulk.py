@@ -16,7 +16,7 @@ from contextlib import closing
 from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
-from jobs.runtime.progress import BOUND_FROM_S, Progress, clock
+from jobs.runtime.progress import BOUND_FROM_S, Progress, clock, rate_text
 from jobs.runtime.resources import Resources, inline_turns
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
@@ -165,5 +165,5 @@ def _check(run: Run, plan: Plan, counts: Mapping[str, int]) -> None:
 def _say(counts: Mapping[str, int], rows: int, wall: float) -> None:
     read, now = counts["ok"] + counts["failed"], "nothing was left to do"
     if rows:
-        now = f"{rows:,} now, in {clock(wall)} ({rows / wall:,.0f}/s)"
+        now = f"{rows:,} now, in {clock(wall)} ({rate_text(rows / wall)}/s)"
     logger.info("%s images: %s ok, %s failed; %s", f"{read:,}", counts["ok"], counts["failed"], now)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from itertools import islice
 
 from jobs.runtime.plan import Plan, total_rows
-from jobs.runtime.progress import clock
+from jobs.runtime.progress import clock, rate_text
 from jobs.runtime.reading import Clock, DecodedBatch, SliceReader
 from jobs.runtime.resources import Resources, inline_turns, joins_cluster, local_cpus, make_pool
 from jobs.runtime.run import Run
@@ -18,6 +18,8 @@ from jobs.runtime.work import SliceWriter, Work, make_reader_args
 MAX_BATCH_ROWS = 64
 WARM_UP_BATCHES = 3
 TIMED_BATCHES = 6
+PATIENCE_S = 10.0
+"""after which two batches suffice"""
 
 
 def describe(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
@@ -74,12 +76,14 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
         some = islice(batches, WARM_UP_BATCHES + TIMED_BATCHES)
         for table in writer.infer_all(some, Clock(), dry=True):
             marks.append((marks[-1][0] + table.num_rows, time.perf_counter()))
+            if marks[-1][1] - marks[0][1] > PATIENCE_S and len(marks) > 2:
+                break
     if len(marks) == 1:
         return "the first slices have no rows"
     # the first call compiles and allocates, and two batches are decoded ahead
     (before, start), (rows, end) = marks[min(WARM_UP_BATCHES, len(marks) - 2)], marks[-1]
     rate = (rows - before) / (end - start)
-    told = f"{rate:,.0f} rows/s in one process here"
+    told = f"{rate_text(rate)} rows/s in one process here"
     left = total_rows(plan.todo)
     return f"{told}; {clock(left / rate)} for {left:,} rows in one process" if left > 0 else told
 

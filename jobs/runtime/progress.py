@@ -29,6 +29,11 @@ def set_up_logging(verbose: bool = False) -> None:
         logging.getLogger(name).setLevel(logging.INFO)
 
 
+def rate_text(rate: float) -> str:
+    """A number of things a second, to two digits where they are few."""
+    return f"{rate:,.0f}" if rate >= 10 or not rate else f"{rate:.2g}"
+
+
 class Progress:
     """Rows done, rows/s, failed rows and the time left, from what the plan knows.
 
@@ -102,7 +107,7 @@ def _rows(progress: Progress) -> str:
     total = f"/{progress.total_rows:,}" if progress.total_rows >= 0 else ""
     rate = progress.rows / seconds if seconds else 0.0
     return (
-        f"{progress.share:4.0%}  {progress.rows:,}{total} rows  {rate:,.0f} rows/s  "
+        f"{progress.share:4.0%}  {progress.rows:,}{total} rows  {rate_text(rate)} rows/s  "
         f"{progress.failed:,} failed  {clock(progress.seconds_left)} left"
     )
 

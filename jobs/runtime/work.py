@@ -33,7 +33,11 @@ from jobs.runtime.sources import SHARD_SUFFIXES
 Batch = dict[str, Any]
 IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
 PUTS_IN_FLIGHT = 16
-AS_JPEG = re.compile(r"(.+)\.jpe?g", re.IGNORECASE | re.DOTALL)
+NAMED = {
+    ending: re.compile(rf"(.+)\.{ending.replace('jpg', 'jpe?g')}", re.IGNORECASE | re.DOTALL)
+    for ending in ("jpg", "png", "webp")
+}
+"""names of pictures of each format"""
 ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
 ESCAPE = re.compile("%(?=2[35E])")
 """what stands for something else in a picture's name, and is meant as it is"""
@@ -70,9 +74,11 @@ class Work:
     batch_size: int = 32
     """images per call of the operator"""
     draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None
-    """a JPEG of a good row, from the bytes of its image and what the operator added; it is put at
-    `image_name` before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
+    """a picture of a good row, from the bytes of its image and what the operator added; it is put
+    at `image_name` before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
     be drawn, the column is null; it raises nothing for bad images"""
+    image_ending: str = "jpg"
+    """format of what is drawn: jpg, png or webp"""
     draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None
     """any number of JPEGs of a good row, from what the operator added; they are put at
     images/<id>/0.jpg, 1.jpg, … before the part that names them in the column IMAGE_URIS"""
@@ -240,7 +246,8 @@ class SliceWriter:
         if draw := self.work.draw:
             name, uris = IMAGE_URI, list[Any]()
             for row, each in zip(rows, told, strict=True):
-                image, uri = draw(row.data, each), self.run.path(image_name(row.id))
+                image = draw(row.data, each)
+                uri = self.run.path(image_name(row.id, self.work.image_ending))
                 images |= {uri: image} if image else {}
                 uris.append(uri if image else None)
         else:
@@ -291,15 +298,16 @@ class SliceWorker:
             reader.close()
 
 
-def image_name(id: str) -> str:
+def image_name(id: str, ending: str = "jpg") -> str:
     """Where in a run directory the picture of a row lies: another name for each id, without #.
 
-    A shard is a folder, and a JPEG keeps its name: `a.tar#b.jpg` is a.tar/b.jpg, `x.png` x.png.jpg.
-    One that might be taken for another's gets the ending twice: `x.png.jpg` is x.png.jpg.jpg. Ids
-    hold names out of archives that strangers made: none of them leads out of the folder.
+    A shard is a folder, and a picture of the format `ending` (jpg, png, webp) keeps its name: of
+    JPEGs `a.tar#b.jpg` is a.tar/b.jpg, `x.png` x.png.jpg. One that might be taken for another's
+    gets the ending twice: `x.png.jpg` is x.png.jpg.jpg. Ids hold names out of archives that
+    strangers made: none of them leads out of the folder.
     """
-    named = AS_JPEG.fullmatch(id)
-    name = id if named and not ENDING.search(named[1]) else f"{id}.jpg"
+    named = NAMED[ending].fullmatch(id)
+    name = id if named and not ENDING.search(named[1]) else f"{id}.{ending}"
     name = ESCAPE.sub("%25", SHARD.sub(r"\1/", name, count=1)).replace("#", "%23")
     parts = [p.replace(".", "%2E") if p in (".", "..") else p for p in name.split("/")]
     return f"images/{'/'.join(parts)}"

@@ -30,8 +30,8 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_untrained(tmp_path_factory.mktemp("weights") / "residual.safetensors", 32)
 
 
-def asked(weights: str, **changes: Any) -> GatysConfig:
-    config = GatysConfig(features=FeaturesConfig(weights=weights), steps=4, levels=1)
+def asked(**changes: Any) -> GatysConfig:
+    config = GatysConfig(steps=4, levels=1)
     return replace(config, **changes)
 
 
@@ -57,15 +57,14 @@ def same(ones: Sequence[Stylised], others: Sequence[Stylised]) -> bool:
 
 @pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
 def test_the_total_falls_below_a_tenth_of_its_start(weights: str, optimiser: Any):
-    config = asked(weights, costs=CostsConfig(content_weight=0.1), optimiser=optimiser, steps=50)
-    (result,) = Gatys(config, [255 - photo(24, 24, seed=1)])([photo(24, 24)])
+    config = asked(costs=CostsConfig(content_weight=0.1), optimiser=optimiser, steps=50)
+    (result,) = Gatys(config, weights, [255 - photo(24, 24, seed=1)])([photo(24, 24)])
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]
 
 
 @pytest.mark.parametrize("convention", ["paper", "mean", "relative"])
 def test_costs_told_are_those_of_the_picture_given(weights: str, convention: Any):
     features = FeaturesConfig(
-        weights=weights,
         content_layers=("blocks.0", "blocks.1"),
         style_layers=("stem.2", "blocks.2"),
         style_layer_weights=(0.5, 2.0),
@@ -74,7 +73,7 @@ def test_costs_told_are_those_of_the_picture_given(weights: str, convention: Any
         convention=convention, content_weight=3.0, style_weight=7.0, variation_weight=0.2
     )
     content, style = photo(24, 36), stripes(40, 30)
-    gatys = Gatys(asked(weights, features=features, costs=costs), [style])
+    gatys = Gatys(asked(features=features, costs=costs), weights, [style])
     (result,) = gatys([content])
     network = FeatureNetwork(weights, ("stem.2", "blocks.0", "blocks.1", "blocks.2"))
 
@@ -107,21 +106,21 @@ def test_costs_told_are_those_of_the_picture_given(weights: str, convention: Any
 
 
 def test_a_style_of_weight_1_beside_one_of_0_is_that_style_alone(weights: str):
-    config, content = asked(weights), photo(32, 40)
+    config, content = asked(), photo(32, 40)
     one, other = stripes(32, 32), photo(32, 32, seed=3)
-    alone = Gatys(config, [one])([content])
-    assert same(alone, Gatys(config, [one, other], (1, 0))([content]))
-    assert same(alone, Gatys(config, [other, one], (0, 5))([content]))
-    assert not same(alone, Gatys(config, [one, other])([content]))
+    alone = Gatys(config, weights, [one])([content])
+    assert same(alone, Gatys(config, weights, [one, other], (1, 0))([content]))
+    assert same(alone, Gatys(config, weights, [other, one], (0, 5))([content]))
+    assert not same(alone, Gatys(config, weights, [one, other])([content]))
 
 
 def test_style_layers_weigh_what_is_asked_for_else_what_is_known_else_the_same(tmp_path: Path):
     weights = save_random(tmp_path / "s.safetensors", "torchvision:squeezenet1_1")
 
     def lambdas(convention: Any, **changes: Any) -> tuple[float, ...]:
-        features = FeaturesConfig(weights=weights, **changes)
-        config = asked(weights, features=features, costs=CostsConfig(convention=convention))
-        return Gatys(config, [stripes(32, 32)]).lambdas
+        features = FeaturesConfig(**changes)
+        config = asked(features=features, costs=CostsConfig(convention=convention))
+        return Gatys(config, weights, [stripes(32, 32)]).lambdas
 
     layers = LAYERS["torchvision:squeezenet1_1"].style
     for convention in ("paper", "mean"):
@@ -149,7 +148,7 @@ def test_mixed_gram_matrices_pull_as_the_weighted_sum_of_losses():
 @pytest.mark.parametrize("levels", [1, 2])
 def test_each_style_goes_through_the_network_once_a_level(weights: str, levels: int):
     styles = [stripes(30, 34), photo(26, 38, seed=1), photo(22, 42, seed=2)]
-    gatys = Gatys(asked(weights, levels=levels, steps=1), styles)
+    gatys = Gatys(asked(levels=levels, steps=1), weights, styles)
     passes: Counter[tuple[int, ...]] = Counter()
     gatys.features.network.register_forward_pre_hook(
         lambda _, inputs: passes.update([tuple(inputs[0].shape[2:])])
@@ -164,18 +163,20 @@ def test_each_style_goes_through_the_network_once_a_level(weights: str, levels: 
 def test_bits_do_not_depend_on_what_comes_along_nor_on_the_call(
     weights: str, start: Any, optimiser: Any
 ):
-    config = asked(weights, start=start, optimiser=optimiser, levels=2, steps=2)
+    config = asked(start=start, optimiser=optimiser, levels=2, steps=2)
     pictures = [photo(24, 24), photo(20, 31), photo(24, 24, seed=1)]
-    gatys: Stylist = Gatys(config, [stripes(24, 24)])
+    gatys: Stylist = Gatys(config, weights, [stripes(24, 24)])
     together = gatys(pictures)
-    assert same(together, [Gatys(config, [stripes(24, 24)])([each])[0] for each in pictures])
+    assert same(
+        together, [Gatys(config, weights, [stripes(24, 24)])([each])[0] for each in pictures]
+    )
     assert same(together[::-1], gatys(pictures[::-1]))
     assert [each.pixels.shape for each in together] == [each.shape for each in pictures]
 
 
 @pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
 def test_pictures_in_one_batch_do_not_change_each_other(weights: str, optimiser: Any):
-    gatys = Gatys(asked(weights, optimiser=optimiser), [stripes(32, 32)])
+    gatys = Gatys(asked(optimiser=optimiser), weights, [stripes(32, 32)])
     pictures = np.stack([photo(32, 32), stripes(32, 32, period=4), np.zeros((32, 32, 3), np.uint8)])
     for picture, result in zip(pictures, gatys.optimise(pictures), strict=True):
         alone = gatys([picture])[0]
@@ -188,7 +189,7 @@ def test_another_seed_is_another_picture_from_noise_only(weights: str):
     content, style = photo(24, 24), [stripes(24, 24)]
 
     def made(start: Any, seed: int) -> list[Stylised]:
-        return Gatys(asked(weights, start=start, seed=seed), style)([content])
+        return Gatys(asked(start=start, seed=seed), weights, style)([content])
 
     assert same(made("noise", 1), made("noise", 1))
     assert not same(made("noise", 1), made("noise", 2))
@@ -200,7 +201,7 @@ def test_pictures_of_any_size_and_aspect_keep_theirs(weights: str, shape: tuple[
     content = photo(*shape)
     content.flags.writeable = False
     before = content.copy()
-    (result,) = Gatys(asked(weights, levels=3), [stripes(32, 32)])([content])
+    (result,) = Gatys(asked(levels=3), weights, [stripes(32, 32)])([content])
     assert result.pixels.shape == content.shape
     assert np.array_equal(content, before)
     assert not np.array_equal(result.pixels, content)
@@ -208,19 +209,19 @@ def test_pictures_of_any_size_and_aspect_keep_theirs(weights: str, shape: tuple[
 
 def test_a_picture_smaller_than_the_network_needs_is_enlarged_for_the_while(tmp_path: Path):
     weights = save_random(tmp_path / "s.safetensors", "torchvision:squeezenet1_1")
-    deep = FeaturesConfig(weights=weights, style_layers=("features.12",))
-    gatys = Gatys(asked(weights, features=deep, steps=2), [stripes(64, 64)])
+    deep = FeaturesConfig(style_layers=("features.12",))
+    gatys = Gatys(asked(features=deep, steps=2), weights, [stripes(64, 64)])
     assert gatys.features.least_side_px > 16
     (result,) = gatys([photo(16, 19)])
     assert result.pixels.shape == (16, 19, 3)
     with pytest.raises(ValueError, match=r"style 1: 16 x 70 px .* needs \d+ px a side"):
-        Gatys(asked(weights, features=deep), [stripes(64, 64), stripes(16, 70)])
+        Gatys(asked(features=deep), weights, [stripes(64, 64), stripes(16, 70)])
 
 
 def test_black_and_equal_pictures_end_in_numbers(weights: str):
     black = np.zeros((24, 24, 3), np.uint8)
     for optimiser in ("adam", "lbfgs"):
-        gatys = Gatys(asked(weights, optimiser=optimiser), [black])
+        gatys = Gatys(asked(optimiser=optimiser), weights, [black])
         (result,) = gatys([black])
         assert np.array_equal(result.pixels, black)
         assert result.losses["style"] == 0
@@ -241,16 +242,16 @@ def test_styles_that_cannot_be_used_are_refused(
     weights: str, styles: list[np.ndarray], shares: tuple[float, ...], message: str
 ):
     with pytest.raises(ValueError, match=message):
-        Gatys(asked(weights), styles, shares)
+        Gatys(asked(), weights, styles, shares)
 
 
 def test_layers_weights_and_networks_that_do_not_fit_are_refused(weights: str):
-    unknown = FeaturesConfig(weights=weights, style_layers=("relu1_1",))
+    unknown = FeaturesConfig(style_layers=("relu1_1",))
     with pytest.raises(ValueError, match=r"no layer relu1_1; it has stem\.0"):
-        Gatys(asked(weights, features=unknown), [stripes(24, 24)])
-    three = FeaturesConfig(weights=weights, style_layer_weights=(1.0, 2.0, 3.0))
+        Gatys(asked(features=unknown), weights, [stripes(24, 24)])
+    three = FeaturesConfig(style_layer_weights=(1.0, 2.0, 3.0))
     with pytest.raises(ValueError, match=r"style_layer_weights .*: 3 for \('stem.2', "):
-        Gatys(asked(weights, features=three), [stripes(24, 24)])
+        Gatys(asked(features=three), weights, [stripes(24, 24)])
 
 
 def test_what_is_no_number_is_never_a_picture(weights: str, tmp_path: Path):
@@ -260,13 +261,13 @@ def test_what_is_no_number_is_never_a_picture(weights: str, tmp_path: Path):
     broken = str(tmp_path / "broken.safetensors")
     save_checkpoint(broken, model, card)
     with pytest.raises(ValueError, match=r"broken\.safetensors: no numbers at stem\.2"):
-        Gatys(asked(broken), [stripes(24, 24)])([photo(24, 24)])
+        Gatys(asked(), broken, [stripes(24, 24)])([photo(24, 24)])
     with torch.no_grad():
         next(iter(model.parameters())).fill_(1e30)  # black is still 0, all else overflows
     card = replace(card, preprocess=replace(card.preprocess, mean=(0.0, 0.0, 0.0)))
     save_checkpoint(broken, model, card)
     for optimiser in ("adam", "lbfgs"):
-        gatys = Gatys(asked(broken, optimiser=optimiser), [np.zeros((24, 24, 3), np.uint8)])
+        gatys = Gatys(asked(optimiser=optimiser), broken, [np.zeros((24, 24, 3), np.uint8)])
         with pytest.raises(ArithmeticError, match="became what is no number"):
             gatys([photo(24, 24)])
 
@@ -274,14 +275,14 @@ def test_what_is_no_number_is_never_a_picture(weights: str, tmp_path: Path):
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: FeaturesConfig(weights="w", content_layers=("a", "a")), "named twice"),
-        (lambda: FeaturesConfig(weights="w", style_layer_weights=(0.0,)), "one above 0"),
+        (lambda: FeaturesConfig(content_layers=("a", "a")), "named twice"),
+        (lambda: FeaturesConfig(style_layer_weights=(0.0,)), "one above 0"),
         (lambda: CostsConfig(content_weight=-1), "content_weight -1: must be 0.."),
         (lambda: CostsConfig(style_weight=float("nan")), "style_weight nan"),
         (lambda: CostsConfig(content_weight=0, style_weight=0), "nothing would be lowered"),
-        (lambda: asked("w", steps=0), "steps 0: must be 1.."),
-        (lambda: asked("w", learning_rate=0.0), "learning_rate 0.0: must be above 0"),
-        (lambda: asked("w", levels=9), "levels 9: must be 1..8"),
+        (lambda: asked(steps=0), "steps 0: must be 1.."),
+        (lambda: asked(learning_rate=0.0), "learning_rate 0.0: must be above 0"),
+        (lambda: asked(levels=9), "levels 9: must be 1..8"),
     ],
 )
 def test_impossible_values_are_refused(make: Any, message: str):
@@ -317,7 +318,7 @@ def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
         np.asarray(Image.open(shared_data / "style" / path).convert("RGB").resize((128, 128)))
         for path in ("content/amber.jpg", "styles/candy.jpg")
     )
-    gatys = Gatys(asked(weights, steps=30, levels=2), [style])
+    gatys = Gatys(asked(steps=30, levels=2), weights, [style])
     assert gatys.layers == LAYERS["torchvision:squeezenet1_1"]
     (result,) = gatys([content])
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]

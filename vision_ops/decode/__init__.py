@@ -119,12 +119,14 @@ class Decode:
 class DecodeWhole:
     """Decoder of whole pictures in their own proportions, see `Canvas`; picklable.
 
-    Reduced ones are resized bilinearly, antialiased. Bad bytes never raise.
+    Reduced ones are resized bilinearly, antialiased; those of which a side then has fewer than
+    `least_px` pixels are refused. Bad bytes never raise.
     """
 
-    def __init__(self, config: DecodeConfig, canvas: Canvas) -> None:
+    def __init__(self, config: DecodeConfig, canvas: Canvas, least_px: int = 1) -> None:
         self.config = config
         self.canvas = canvas
+        self.least_px = least_px
         self.shape = canvas.shape
         self.dtype = canvas.dtype
         self.suffixes = tuple(sorted(IMAGE_SUFFIXES))
@@ -141,6 +143,10 @@ class DecodeWhole:
             image = stored.upright()
             image = image if image.mode == "RGB" else image.convert("RGB")
             height, width = self.canvas.size_of(*stored.full_size)
+            if min(height, width) < self.least_px:
+                raise UnreadableImageError(
+                    f"{width} x {height} px: each side must have {self.least_px} at least"
+                )
             if image.size == (width, height):
                 return image
             swapped, *mirrored = MIRRORED[stored.turn]

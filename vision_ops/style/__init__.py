@@ -3,7 +3,7 @@ without torch.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import UInt8
@@ -18,6 +18,7 @@ class Stylised(NamedTuple):
     """content, style, total (and total_at_start) where the method has them; else empty"""
 
 
+@runtime_checkable
 class Stylist(Protocol):
     """A method of style transfer that has its network and its styles."""
 

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -53,28 +54,34 @@ class Targets(NamedTuple):
 class Gatys:
     """Pictures in the style of others; a `Stylist`.
 
-    `styles` are pictures, sRGB 0..255, `weights` how much of each (all equal where none are given);
+    `weights` are a checkpoint of a classifier of pictures, for example of torchvision:vgg19.
+    `styles` are pictures, sRGB 0..255, `shares` how much of each (all equal where none are given);
     their Gram matrices are mixed by these, and one of weight 0 counts as not given. Each style goes
     through the network once a level, when that is first needed, however many pictures follow.
 
-    Raises ValueError for no styles, weights that do not fit, styles too small for the network or
+    Raises ValueError for no styles, shares that do not fit, styles too small for the network or
     of which it makes what is no number, and what `FeatureNetwork` raises for.
     """
 
     def __init__(
-        self, config: GatysConfig, styles: Sequence[Picture], weights: Sequence[float] = ()
+        self,
+        config: GatysConfig,
+        weights: str | Path,
+        styles: Sequence[Picture],
+        shares: Sequence[float] = (),
     ) -> None:
         self.config = config
         self.device = pick_device()
         chosen = config.features
-        shares = _shares(len(styles), weights)
-        self.layers = _layers(chosen)
-        self.lambdas = _lambdas(config, self.layers)
+        parts = _shares(len(styles), shares)
+        network = read_card(weights).network
+        self.layers = _layers(chosen, network, str(weights))
+        self.lambdas = _lambdas(config, self.layers, network)
         names = (*self.layers.content, *self.layers.style)
-        self.features = FeatureNetwork(chosen.weights, names, self.device, chosen.pooling)
+        self.features = FeatureNetwork(weights, names, self.device, chosen.pooling)
         for number, style in enumerate(styles):
             self._check_style(number, style)
-        pairs = zip(styles, shares, strict=True)
+        pairs = zip(styles, parts, strict=True)
         self.styles = [(style, share) for style, share in pairs if share > 0]
         self.grams: dict[int, dict[str, Tensor]] = {}
 
@@ -243,16 +250,16 @@ def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
     return [each / sum(weights) for each in weights]
 
 
-def _layers(features: FeaturesConfig) -> Layers:
+def _layers(features: FeaturesConfig, network: str, weights: str) -> Layers:
     """Those that are named, else what is known to be good for the network."""
     named = Layers(features.content_layers, features.style_layers)
     if all(named):
         return named
-    known = default_layers(read_card(features.weights).network, features.weights)
+    known = default_layers(network, weights)
     return Layers(named.content or known.content, named.style or known.style)
 
 
-def _lambdas(config: GatysConfig, layers: Layers) -> tuple[float, ...]:
+def _lambdas(config: GatysConfig, layers: Layers, network: str) -> tuple[float, ...]:
     """Weights of the style layers: those given, else those known, else equal ones."""
     features, equal = config.features, (1 / len(layers.style),) * len(layers.style)
     if given := features.style_layer_weights:
@@ -261,7 +268,7 @@ def _lambdas(config: GatysConfig, layers: Layers) -> tuple[float, ...]:
         return given
     if features.style_layers:
         return equal
-    return LAMBDAS.get((read_card(features.weights).network, config.costs.convention), equal)
+    return LAMBDAS.get((network, config.costs.convention), equal)
 
 
 def _to_images(pixels: UInt8[np.ndarray, "B H W 3"], device: torch.device) -> Images:

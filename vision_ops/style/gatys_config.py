@@ -20,10 +20,8 @@ LEARNING_RATES: dict[Optimiser, float] = {"adam": 0.05, "lbfgs": 1.0}
 
 @dataclass(frozen=True, kw_only=True)
 class FeaturesConfig:
-    """The network by whose activations pictures are compared."""
+    """By which activations of a network pictures are compared."""
 
-    weights: str
-    """checkpoint of a classifier of pictures, for example of torchvision:vgg19"""
     content_layers: tuple[str, ...] = ()
     """names of its modules, relu4_2 and the like for a VGG; none: those that
     `vision_ops.style.features.LAYERS` has for the network"""
@@ -79,8 +77,8 @@ class CostsConfig:
 class GatysConfig:
     """Style transfer by optimising the picture itself (Gatys et al. 2016)."""
 
-    features: FeaturesConfig
-    """the network by whose activations pictures are compared"""
+    features: FeaturesConfig = field(default_factory=FeaturesConfig)
+    """by which activations of the network pictures are compared"""
     costs: CostsConfig = field(default_factory=CostsConfig)
     """what is lowered"""
     optimiser: Optimiser = "adam"

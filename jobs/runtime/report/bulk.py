@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from jobs.runtime.progress import BOUND_FROM_S, clock
+from jobs.runtime.progress import BOUND_FROM_S, clock, rate_text
 from jobs.runtime.report import charts
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, facts_of, page
@@ -164,7 +164,7 @@ def figures_of(run: Run, ok: int, failed: int) -> Iterator[Figure]:
         note = "the last attempt" if attempts > 1 else ""
         yield Figure(name="Time", value=clock(wall), note=note)
         rate = manifest.get("rows_of_attempt", read) / wall
-        yield Figure(name="Rate", value=f"{rate:,.0f}/s", note="images, start included")
+        yield Figure(name="Rate", value=f"{rate_text(rate)}/s", note="images, start included")
     if (bound := manifest.get("bound")) and wall >= BOUND_FROM_S:
         stage, _, share = bound.partition(", ")
         yield Figure(name="Bound by", value=stage, note=share)

@@ -1,0 +1,136 @@
+"""Make a picture of every image in the manner of others: one result row per image.
+
+    python -m jobs.stylize --data.uri photos --op.styles wave.jpg --op.weights vgg19.safetensors
+    python -m jobs.stylize --data.uri s3://b/in --op.styles s3://b/wave.jpg s3://b/rain.jpg \
+        --op.style-weights 0.7 0.3 --op.weights torchvision:vgg19 --out s3://b/out
+    python -m jobs.stylize --data.uri photos --op.weights wave-network.safetensors
+
+reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
+
+writes   images/<id>              the picture, with the tree and name of the source; another ending
+                                  only where its format is another
+         results/part-*.parquet   id, uri, truth, status, stage, error, image_uri, height_px,
+                                  width_px of the picture, content_loss, style_loss, total_loss,
+                                  total_at_start_loss where pictures are optimised
+         report/index.html        images beside their pictures, losses, failures
+"""
+
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+
+import tyro
+
+from jobs.pictures.bulk_config import BulkConfig
+from jobs.pictures.network import facts
+from jobs.pictures.opening import open_source
+from jobs.pictures.stylizing import Format, StyleFiles, beside, make_work
+from jobs.runtime import bulk
+from jobs.runtime.command import run_command
+from jobs.runtime.dry_run import describe
+from jobs.runtime.plan import make_plan
+from jobs.runtime.report import pictures as report
+from jobs.runtime.reread import read_images
+from jobs.runtime.resources import decide_engine
+from jobs.runtime.run import Run
+from jobs.runtime.sources.origin import Source
+from jobs.runtime.storage import Storage, absolute
+from vision_ops.decode import DecodeConfig, UnreadableImageError
+from vision_ops.operators.stylize import StylizeConfig, check_styles
+from vision_ops.weights import Resolved, resolve
+
+REPORT_PX = 192
+OPTIMISED_ROWS = 4
+"""of a slice where each picture is optimised"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config(BulkConfig):
+    """Make a picture of each image in the manner of others."""
+
+    data: Source
+    """where the images are"""
+    op: StylizeConfig
+    """what is done to each image"""
+    decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(apply_icc=True))
+    """how bytes become pixels; colours by the file's profile, for pictures are written as sRGB"""
+    format: Format = "jpg"
+    """of the pictures written"""
+    quality: int = 92
+    """of jpg and webp, 1..100"""
+    out: str = "runs/stylize"
+    """run directory, local path or s3:// URI"""
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.quality <= 100:
+            raise ValueError(f"quality {self.quality}: must be 1..100")
+
+
+def main(config: Config) -> Run:
+    """Make the pictures, write the report, and return the finished run."""
+    storage = Storage(config.storage)
+    weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    learnt = check_styles(config.op, weights.card, config.op.weights)
+    files = StyleFiles([] if learnt else config.op.styles, storage)
+    styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
+    if not learnt and not config.data.slice_rows:  # minutes of work that a kill would cost
+        config = replace(config, data=replace(config.data, slice_rows=OPTIMISED_ROWS))
+    origin = open_source(config.data, storage, config.decode, config.op.canvas())
+    opened = Run.open(
+        config.out,
+        job="stylize",
+        config=config,
+        identity=identity(config, weights, files),
+        storage=storage,
+    )
+    with opened as run:
+        plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
+        resources = decide_engine(config.resources, plan.rows)
+        if resources.placement == "auto":
+            resources = replace(resources, placement="together")  # megabytes a picture stay here
+        work = make_work(
+            config.op, styles, config.decode, resources, weights,
+            format=config.format, quality=config.quality,
+        )  # fmt: skip
+        if config.dry_run:
+            sys.stdout.write(describe(run, plan, work, resources))
+            return run
+        run.note(weights=facts(weights))
+        bulk.apply(run, plan, work, resources)
+        page = report.write(run, partial(shown, run, files, config.decode.max_megapixels))
+        run.lap("report")
+        run.finish(report=page)
+    return run
+
+
+def identity(config: Config, weights: Resolved, files: StyleFiles) -> dict[str, object]:
+    """What can change a result: the run's fingerprint covers it."""
+    op = replace(config.op, weights=weights.sha256, styles=files.sha256 or config.op.styles)
+    data = replace(config.data, uri=absolute(config.data.uri))
+    written = {"format": config.format, "quality": config.quality}
+    return {"data": data, "op": op, "decode": config.decode, **written}
+
+
+def shown(
+    run: Run, files: StyleFiles, max_megapixels: float, pictures: Mapping[str, str]
+) -> Mapping[str, bytes]:
+    """Images by id beside the styles and the pictures made of them (by URI); less those gone."""
+    styles: Sequence[bytes] = [path.read_bytes() for path in files.paths]
+    images = {}
+    for id, data in read_images(run, list(pictures)).items():
+        try:
+            made = run.storage.read(pictures[id])
+            images[id] = beside([data, *styles, made], REPORT_PX, max_megapixels)
+        except (FileNotFoundError, UnreadableImageError):
+            continue
+    return images
+
+
+def parse(arguments: list[str]) -> Config:
+    """The options of the command line."""
+    return tyro.cli(Config, args=arguments, prog="python -m jobs.stylize", description=__doc__)
+
+
+if __name__ == "__main__":
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])

@@ -1,0 +1,202 @@
+"""Pictures in the manner of others, as people ask for them: trees, names, colours, bad input."""
+
+import io
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+from sklearn.datasets import load_sample_images
+
+from jobs import stylize
+from jobs.runtime.resources import Resources
+from jobs.runtime.run import Run
+from jobs.runtime.sources.origin import Source
+from jobs.stylize import Config
+from tests.untrained import save_untrained
+from vision_ops.operators.stylize import StylizeConfig
+from vision_ops.style.gatys_config import GatysConfig
+
+INLINE = Resources(engine="inline", actors=1, max_failed_fraction=1.0)
+QUICK = GatysConfig(steps=4, levels=1)
+ODD = ("a b/ü #1.jpg", "a b/deep/er/100%.png", "x.y.webp", "plain", "x.jpeg")
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return save_untrained(tmp_path_factory.mktemp("weights") / "w.safetensors", size_px=64)
+
+
+def picture(number: int, width: int, height: int) -> Image.Image:
+    photograph = Image.fromarray(load_sample_images().images[number % 2])
+    return photograph.crop((10 * number, 5 * number, 10 * number + width, 5 * number + height))
+
+
+@pytest.fixture(scope="module")
+def style(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("styles") / "style.png"
+    rows, columns = np.mgrid[0:48, 0:64]
+    waves = np.stack([np.sin(columns / k) * np.cos(rows / 5) for k in (2, 3, 4)], axis=2)
+    Image.fromarray((127.5 + 127.5 * waves).astype(np.uint8)).save(path)
+    return str(path)
+
+
+@pytest.fixture(scope="module")
+def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Pictures in nested folders with odd names; one broken, one too small."""
+    root = tmp_path_factory.mktemp("photos")
+    formats = {".png": "PNG", ".webp": "WEBP"}
+    for number, name in enumerate(ODD):
+        if name == "plain":
+            continue
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        part = picture(number, 60 + 8 * number, 80 - 8 * number)
+        part.save(root / name, formats.get(Path(name).suffix, "JPEG"), quality=95)
+    (root / "broken.jpg").write_bytes(b"no picture")
+    picture(0, 90, 9).save(root / "thin.png")
+    return root
+
+
+def asked(photos: Path, weights: str, style: str, out: Path, **more: Any) -> Config:
+    op = StylizeConfig(weights=weights, styles=(style,), longest_px=64, gatys=QUICK)
+    op = replace(op, **{k: v for k, v in more.items() if hasattr(op, k)})
+    rest = {k: v for k, v in more.items() if not hasattr(op, k)}
+    return Config(data=Source(uri=str(photos)), op=op, resources=INLINE, out=str(out), **rest)
+
+
+def rows_of(run: Run) -> dict[str, dict[str, Any]]:
+    return {row["id"]: row for batch in run.results() for row in batch.to_pylist()}
+
+
+def images_of(out: Path) -> dict[str, bytes]:
+    below = out / "images"
+    return {str(p.relative_to(below)): p.read_bytes() for p in below.rglob("*") if p.is_file()}
+
+
+def test_every_image_becomes_a_picture_of_its_tree_and_name(
+    photos: Path, weights: str, style: str, tmp_path: Path
+):
+    run = stylize.main(asked(photos, weights, style, tmp_path / "out"))
+    rows = rows_of(run)
+    assert len(rows) == len(ODD) + 1
+    assert sorted(images_of(tmp_path / "out")) == sorted(
+        ["a b/ü %231.jpg", "a b/deep/er/100%.png.jpg", "x.y.webp.jpg", "x.jpeg"]
+    )
+    for row in rows.values():
+        if row["status"] == "failed":
+            assert row["image_uri"] is None
+            continue
+        with Image.open(row["image_uri"]) as made, Image.open(photos / row["id"]) as given:
+            assert made.format == "JPEG"
+            assert made.size == (row["width_px"], row["height_px"])
+            assert max(made.size) <= 64
+            assert made.width / made.height == pytest.approx(given.width / given.height, rel=0.03)
+        assert row["total_loss"] < row["total_at_start_loss"]
+    failed = {id: row["error"] for id, row in rows.items() if row["status"] == "failed"}
+    assert failed["thin.png"] == "64 x 6 px: each side must have 16 at least"
+    assert "not an image" in failed["broken.jpg"]
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    assert "Some of the pictures" in page
+    assert "% of the loss left" in page
+
+
+def test_a_second_run_does_nothing_and_a_lost_part_comes_back_with_its_pictures(
+    photos: Path, weights: str, style: str, tmp_path: Path
+):
+    config = asked(photos, weights, style, tmp_path / "out", format="png")
+    config = replace(config, data=replace(config.data, slice_rows=2))
+    stylize.main(config)
+    images = images_of(tmp_path / "out")
+    parts = {p: p.read_bytes() for p in (tmp_path / "out" / "results").glob("part-*")}
+    assert len(parts) == 3
+    stylize.main(config)
+    assert images_of(tmp_path / "out") == images
+    next(iter(parts)).unlink()
+    (tmp_path / "out" / "images" / "x.jpeg.png").unlink()
+    for part in parts:
+        part.unlink(missing_ok=True)
+    stylize.main(config)
+    assert images_of(tmp_path / "out") == images
+    assert {p: p.read_bytes() for p in parts} == parts
+
+
+def test_colours_of_the_content_are_kept_where_that_is_asked(
+    photos: Path, weights: str, style: str, tmp_path: Path
+):
+    named = {"format": "png"}
+    free = stylize.main(asked(photos, weights, style, tmp_path / "free", **named))
+    kept = stylize.main(
+        asked(photos, weights, style, tmp_path / "kept", colours="content", **named)
+    )
+    for id, row in rows_of(kept).items():
+        if row["status"] == "failed":
+            continue
+        with Image.open(photos / id) as file:
+            given = file.convert("RGB").resize((row["width_px"], row["height_px"]))
+        made, other = (Image.open(rows_of(run)[id]["image_uri"]) for run in (kept, free))
+        chroma = [
+            np.asarray(image.convert("YCbCr")).astype(int)[..., 1:] for image in (given, made)
+        ]
+        assert np.abs(chroma[0] - chroma[1]).mean() < 6
+        luma = [np.asarray(image.convert("YCbCr")).astype(int)[..., 0] for image in (made, other)]
+        assert np.abs(luma[0] - luma[1]).mean() < 4
+
+
+def test_orientation_and_colour_profile_are_baked_in(weights: str, style: str, tmp_path: Path):
+    (tmp_path / "in").mkdir()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
+    turned = picture(0, 64, 32)
+    turned.save(tmp_path / "in" / "turned.jpg", exif=exif, quality=95)
+    turned.save(tmp_path / "in" / "profiled.jpg", icc_profile=profile, quality=95)
+    run = stylize.main(asked(tmp_path / "in", weights, style, tmp_path / "out"))
+    for id, size in (("turned.jpg", (32, 64)), ("profiled.jpg", (64, 32))):
+        with Image.open(rows_of(run)[id]["image_uri"]) as made:
+            assert made.size == size
+            assert made.getexif().get(0x0112, 1) == 1
+            assert "icc_profile" not in made.info
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"styles": ()}, "op.styles: a picture in whose manner"),
+        ({"styles": ("absent.jpg",)}, "op.styles absent.jpg: cannot be read"),
+        ({"style_weights": (1.0, 2.0)}, "2 for 1 styles"),
+        ({"style_weights": (0.0,)}, "all are 0"),
+        ({"weights": "absent.safetensors"}, "no such file"),
+        ({"quality": 0}, "quality 0: must be 1..100"),
+    ],
+)
+def test_what_cannot_be_is_refused_before_anything_is_written(
+    photos: Path, weights: str, style: str, tmp_path: Path, change: dict[str, Any], words: str
+):
+    def ask() -> None:
+        config = asked(photos, change.pop("weights", weights), style, tmp_path / "out", **change)
+        stylize.main(config)
+
+    with pytest.raises(ValueError, match=words):
+        ask()
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_style_that_is_no_picture_is_named(photos: Path, weights: str, tmp_path: Path):
+    (tmp_path / "style.jpg").write_bytes(b"no picture")
+    with pytest.raises(ValueError, match=r"op.styles .*style.jpg: not an image"):
+        stylize.main(asked(photos, weights, str(tmp_path / "style.jpg"), tmp_path / "out"))
+
+
+def test_the_same_request_gives_the_same_bytes_and_another_style_is_another_run(
+    photos: Path, weights: str, style: str, tmp_path: Path
+):
+    for name in ("first", "second"):
+        stylize.main(asked(photos, weights, style, tmp_path / name))
+    assert images_of(tmp_path / "first") == images_of(tmp_path / "second")
+    other = io.BytesIO()
+    picture(1, 64, 64).save(other, "PNG")
+    (tmp_path / "other.png").write_bytes(other.getvalue())
+    with pytest.raises(ValueError, match="holds another run"):
+        stylize.main(asked(photos, weights, str(tmp_path / "other.png"), tmp_path / "first"))
