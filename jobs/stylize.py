@@ -12,7 +12,7 @@ writes   images/<id>              the picture, with the tree and name of the sou
          results/part-*.parquet   id, uri, truth, status, stage, error, image_uri, height_px,
                                   width_px of the picture, content_loss, style_loss, total_loss,
                                   total_at_start_loss where pictures are optimised
-         report/index.html        images beside their pictures, losses, failures
+         report/index.html        pictures, what they were made of, losses, failures
 """
 
 import sys
@@ -25,7 +25,7 @@ import tyro
 from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.network import facts
 from jobs.pictures.opening import open_source
-from jobs.pictures.stylizing import Format, StyleFiles, beside, make_work
+from jobs.pictures.stylizing import Format, StyleFiles, make_work, with_insets
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
 from jobs.runtime.dry_run import describe
@@ -40,7 +40,7 @@ from vision_ops.decode import DecodeConfig, UnreadableImageError
 from vision_ops.operators.stylize import StylizeConfig, check_styles
 from vision_ops.weights import Resolved, resolve
 
-REPORT_PX = 192
+REPORT_PX = 384
 OPTIMISED_ROWS = 4
 """of a slice where each picture is optimised"""
 
@@ -115,13 +115,13 @@ def identity(config: Config, weights: Resolved, files: StyleFiles) -> dict[str, 
 def shown(
     run: Run, files: StyleFiles, max_megapixels: float, pictures: Mapping[str, str]
 ) -> Mapping[str, bytes]:
-    """Images by id beside the styles and the pictures made of them (by URI); less those gone."""
+    """Pictures by id (made ones by URI), image and styles small in them; less those gone."""
     styles: Sequence[bytes] = [path.read_bytes() for path in files.paths]
     images = {}
     for id, data in read_images(run, list(pictures)).items():
         try:
             made = run.storage.read(pictures[id])
-            images[id] = beside([data, *styles, made], REPORT_PX, max_megapixels)
+            images[id] = with_insets(made, [data, *styles], REPORT_PX, max_megapixels)
         except (FileNotFoundError, UnreadableImageError):
             continue
     return images

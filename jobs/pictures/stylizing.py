@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import Storage, absolute
@@ -23,7 +23,9 @@ logger = logging.getLogger(__name__)
 
 Format = Literal["jpg", "png", "webp"]
 PICTURES_PER_CALL = 4
-GAP_PX = 6
+BORDER_PX = 3
+INSETS = 4
+"""times that a small picture goes into the height of that in which it stands"""
 
 
 class StyleFiles:
@@ -110,18 +112,18 @@ def encoded(data: bytes, row: Mapping[str, Any], *, format: Format, quality: int
     return target.getvalue()
 
 
-def beside(pictures: Sequence[bytes], height_px: int, max_megapixels: float) -> bytes:
-    """Files of pictures side by side as one JPEG, each `height_px` high."""
-    opened = [read_rgb(data, max_megapixels) for data in pictures]
-    scaled = [
-        image.resize((max(1, round(image.width * height_px / image.height)), height_px))
-        for image in opened
-    ]
-    width = sum(image.width for image in scaled) + GAP_PX * (len(scaled) - 1)
-    whole, left = Image.new("RGB", (width, height_px), "white"), 0
-    for image in scaled:
-        whole.paste(image, (left, 0))
-        left += image.width + GAP_PX
+def with_insets(made: bytes, insets: Sequence[bytes], size_px: int, max_megapixels: float) -> bytes:
+    """The file of a picture as a JPEG, longer side `size_px`; others small along its lower edge."""
+    whole = read_rgb(made, max_megapixels)
+    scale = size_px / max(whole.size)
+    whole = whole.resize([max(1, round(side * scale)) for side in whole.size])
+    side, left = whole.height // INSETS, BORDER_PX
+    for data in insets:
+        small = read_rgb(data, max_megapixels)
+        small.thumbnail((side, side))
+        framed = ImageOps.expand(small, BORDER_PX, "white")
+        whole.paste(framed, (left, whole.height - framed.height - BORDER_PX))
+        left += framed.width + BORDER_PX
     target = BytesIO()
     whole.save(target, "JPEG", quality=88)
     return target.getvalue()

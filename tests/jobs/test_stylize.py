@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageCms
 from sklearn.datasets import load_sample_images
 
@@ -16,6 +17,10 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.stylize import Config
 from tests.untrained import save_untrained
+from vision_ops.canvas import Canvas
+from vision_ops.card import Card
+from vision_ops.checkpoint import save_checkpoint
+from vision_ops.models import build
 from vision_ops.operators.stylize import StylizeConfig
 from vision_ops.style.gatys_config import GatysConfig
 
@@ -200,3 +205,67 @@ def test_the_same_request_gives_the_same_bytes_and_another_style_is_another_run(
     (tmp_path / "other.png").write_bytes(other.getvalue())
     with pytest.raises(ValueError, match="holds another run"):
         stylize.main(asked(photos, weights, str(tmp_path / "other.png"), tmp_path / "first"))
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An untrained network of two styles."""
+    path = tmp_path_factory.mktemp("painter") / "painter.safetensors"
+    torch.manual_seed(0)
+    network = build("style_transform:4", 2)
+    with torch.no_grad():
+        for tensor in network.parameters():
+            tensor.add_(0.2 * torch.randn_like(tensor))
+    card = Card(
+        network="style_transform:4",
+        classes=("waves", "dots"),
+        preprocess=Canvas(longest_px=512),
+        licence="none",
+        source="random",
+        embedding_size=0,
+    )
+    save_checkpoint(path, network, card)
+    return str(path)
+
+
+def test_a_trained_network_paints_in_its_styles_by_their_shares(
+    photos: Path, painter: str, tmp_path: Path
+):
+    def painted(name: str, *styles: str, **more: Any) -> dict[str, bytes]:
+        op = StylizeConfig(weights=painter, styles=styles, longest_px=64, **more)
+        config = Config(
+            data=Source(uri=str(photos)),
+            op=op,
+            resources=INLINE,
+            format="png",
+            out=str(tmp_path / name),
+        )
+        rows = rows_of(stylize.main(config))
+        assert {row["status"] for row in rows.values()} == {"ok", "failed"}
+        assert all(row["total_loss"] is None for row in rows.values())
+        return images_of(tmp_path / name)
+
+    waves, dots = painted("waves", "waves"), painted("dots", "dots")
+    assert len(waves) == len(ODD) - 1
+    assert waves.keys() == dots.keys()
+    assert all(waves[name] != dots[name] for name in waves)
+    assert painted("all_waves", "dots", "waves", style_weights=(0.0, 2.0)) == waves
+    both = painted("both", "dots", "waves")
+    assert all(both[name] not in (waves[name], dots[name]) for name in waves)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, "which of waves, dots"),
+        ({"styles": ("stars",)}, "did not learn stars, but waves, dots"),
+        ({"styles": ("dots",), "gatys": QUICK}, "op.gatys: .* paints in one pass"),
+    ],
+)
+def test_what_a_trained_network_cannot_do_is_refused(
+    photos: Path, painter: str, tmp_path: Path, change: dict[str, Any], words: str
+):
+    op = StylizeConfig(weights=painter, **change)
+    with pytest.raises(ValueError, match=words):
+        stylize.main(Config(data=Source(uri=str(photos)), op=op, out=str(tmp_path / "out")))
+    assert not (tmp_path / "out").exists()

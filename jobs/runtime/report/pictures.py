@@ -22,7 +22,7 @@ COLUMNS = (
 NUM_PICTURES = 12
 NUM_BINS = 20
 Show = Callable[[Mapping[str, str]], Mapping[str, bytes]]
-"""ids and the URIs of the pictures made -> both side by side; those that are gone are left out"""
+"""ids and the URIs of the pictures made -> what is shown of them; those gone are left out"""
 
 
 class Summary:
@@ -103,7 +103,7 @@ def _pictures(summary: Summary, show: Show) -> Iterator[Section]:
             for id, _, part in pictures
         ]
         if thumbnails:
-            text = "The image, the styles that it was given, and the picture made of it."
+            text = "Below in each are the image that it was made of, and the styles."
             yield Section(title=title, text=text, thumbnails=thumbnails)
 
 
