@@ -90,7 +90,8 @@ class GatysConfig:
     """at each level: of adam, or iterations of lbfgs, which evaluates a quarter more often at most,
     but for the last line search"""
     start: Start = "content"
-    """what is optimised: the content itself, or noise"""
+    """what is optimised: the content itself; or noise, in which the content is found again only
+    with a style_weight of about a tenth of `auto` and twice the steps"""
     levels: int = 2
     """1: at the picture's size at once; more: at half of it, a quarter and so on first, coarse to
     fine (Gatys et al. 2017, sec. 6), which carries large patterns into the result"""
