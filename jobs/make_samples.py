@@ -14,6 +14,7 @@ writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9";
          clips/{train,test}/{left,…}/*.mp4   a blob that moves left, right, up, down; 160 and 80
          faces/{train,test}/*.parquet    id, image (JPEG, 64x64), label: the person; 400 synthetic
                                          people with 12 pictures each, and 200 others with 8
+         styles/*.png                    strokes, waves, a mosaic, dots: styles for train_style
          broken/                         cut off, damaged, mislabelled, huge, rotated, oddly named
 
 What lies there already is not written again.
@@ -44,6 +45,7 @@ from jobs.pictures.samples.faces import faces
 from jobs.pictures.samples.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
 from jobs.pictures.samples.shapes import shapes
 from jobs.pictures.samples.signals_and_volumes import signals, volumes
+from jobs.pictures.samples.styles import styles
 from jobs.runtime.command import run_command
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, relative
@@ -72,8 +74,9 @@ class Config:
     out: str = "runs/make_samples"
     """run directory, local path or s3:// URI"""
     kind: Literal[
-        "all", "digits", "photos", "shapes", "signals", "volumes", "clips", "faces", "broken"
-    ] = "all"
+        "all", "digits", "photos", "shapes", "signals", "volumes", "clips", "faces", "styles",
+        "broken",
+    ] = "all"  # fmt: skip
     """which samples; all: but broken"""
     with_broken: bool = False
     """also make the folder of odd and broken files"""
@@ -374,6 +377,7 @@ TREES: dict[str, Callable[[int], Files]] = {
     "volumes": volumes,
     "clips": clips,
     "faces": faces,
+    "styles": styles,
     "broken": broken,
 }
 """folder of the run directory -> its files, always the same for a seed"""

@@ -14,7 +14,7 @@ writes   checkpoints/best.safetensors   weights and card, the styles by the name
          metrics.jsonl                  a line per epoch: loss, its content and style (relative
                                         distances), and the loss of unpainted pictures, on images
                                         kept back and (train_) on as many of those learnt from
-         report/index.html              the curve
+         report/index.html              pictures kept back beside their painted ones, and the curve
 """
 
 import hashlib
@@ -27,7 +27,7 @@ import torch
 import tyro
 
 from jobs.pictures.learning import TrainingJobConfig
-from jobs.pictures.styles import read_styles
+from jobs.pictures.styles import painted, read_styles
 from jobs.pictures.supervised import Task, train
 from jobs.runtime.command import run_command
 from jobs.runtime.epochs import make_batch
@@ -114,6 +114,7 @@ def task(features: Resolved, styles: tuple[StylePicture, ...]) -> Task[Config]:
         as_training=partial(as_training, features=features, styles=styles),
         loss_of_chance=loss_unpainted,
         told={"style": "style loss", "content": "content loss"},
+        shown=painted,
         beside={"features": features.sha256, "styles": pixels},
     )
 

@@ -1,19 +1,29 @@
-"""The style pictures of a training: read, named, and of the size at which strokes are learnt."""
+"""The style pictures of a training, of the size at which strokes are learnt; what came of them."""
 
 from collections.abc import Sequence
+from io import BytesIO
 from pathlib import PurePosixPath
 
 import numpy as np
+import torch
 from PIL import Image
 
+from jobs.runtime.checkpoints import BEST
+from jobs.runtime.examples import Pictures
+from jobs.runtime.learner import Training
+from jobs.runtime.report.page import Section, Thumbnail
+from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES
 from jobs.runtime.storage import Storage, absolute
+from vision_ops.checkpoint import load_checkpoint
 from vision_ops.decode import UnreadableImageError, read_rgb
-from vision_ops.learners.style import StylePicture
+from vision_ops.learners.style import StylePicture, as_images
 from vision_ops.preprocess import resized_shape
 
 MIN_SIDE_PX = 32
 """of a style picture: what feature networks need"""
+SHOWN_PICTURES, SHOWN_STYLES = 4, 8
+"""of a report, at the most"""
 
 
 def read_styles(storage: Storage, uris: Sequence[str], size_px: int) -> tuple[StylePicture, ...]:
@@ -56,3 +66,30 @@ def read_style(data: bytes, uri: str, size_px: int) -> np.ndarray:
             f"styles {uri}: {image.height} x {image.width} px; each side must have {MIN_SIDE_PX}"
         )
     return np.asarray(image)
+
+
+@torch.no_grad()
+def painted(run: Run, config: object, training: Training) -> list[Section]:
+    """Some of the pictures kept back beside what the best network makes of them."""
+    network, card = load_checkpoint(run.storage.fetch(run.path(BEST)), "cpu")
+    chosen = np.arange(min(SHOWN_PICTURES, len(training.validate)))
+    pixels = torch.from_numpy(Pictures(training.validate).take(chosen))
+    styles = torch.eye(len(card.classes))
+    shown: list[Thumbnail] = []
+    for number, style in enumerate(card.classes[:SHOWN_STYLES]):
+        found = network(as_images(pixels), styles[number].expand(len(pixels), -1))
+        results = (found * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+        sides = torch.cat([pixels, results], dim=2).numpy()
+        ids = training.validate.ids[chosen].tolist()
+        shown += [
+            Thumbnail(title=name, image=_png(both), caption=style)
+            for name, both in zip(ids, sides, strict=True)
+        ]
+    text = "Images kept back, and the same painted in each style by the best network."
+    return [Section(title="Painted", text=text, thumbnails=shown, pairs=True)]
+
+
+def _png(pixels: np.ndarray) -> bytes:
+    file = BytesIO()
+    Image.fromarray(pixels).save(file, "PNG")
+    return file.getvalue()

@@ -24,6 +24,7 @@ from jobs.runtime.learner import Learner, Metrics, Training, sample_of
 from jobs.runtime.mixed import read_precision
 from jobs.runtime.plan import Plan
 from jobs.runtime.report import training as training_report
+from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import describe_training, fit, read_sample, refuse_uneven
@@ -58,6 +59,11 @@ class AsTraining(Protocol[Given]):
     ) -> Training: ...
 
 
+def nothing_shown(run: Run, config: object, training: Training) -> Sequence[Section]:
+    """The curves say it all."""
+    return ()
+
+
 @dataclass(frozen=True, kw_only=True)
 class Task(Generic[Asked]):
     """A training job."""
@@ -71,6 +77,8 @@ class Task(Generic[Asked]):
     """metric -> its name for a person, the chief one first"""
     whole_classes: bool = False
     """a class is learnt from or validated on as a whole: what is learnt is for others than these"""
+    shown: Callable[[Run, Asked, Training], Sequence[Section]] = nothing_shown
+    """what the report shows of a finished training before its curves"""
     beside: Mapping[str, object] = field(default_factory=dict)
     """what can change a result and is not in the config: what files it names hold"""
 
@@ -183,7 +191,8 @@ def finish(
     """Say what came out, in the manifest and to the person."""
     best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
     warning, rests = training.alarm(history[-1]), _rests_on(best, training, task)
-    report = training_report.write(run, history, chance, rests, warning)
+    shown = task.shown(run, config, training)
+    report = training_report.write(run, history, chance, rests, warning, shown)
     run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jobs.make_samples import TREES, Config, main
 from jobs.pictures.samples.faces import Pose, draw_person, photograph
+from jobs.pictures.samples.styles import style_pictures
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.preprocess import Preprocess
 
@@ -150,6 +151,20 @@ def test_one_kind_alone_is_made_and_others_are_added_later(samples: Path, tmp_pa
     assert made == {n: d for n, d in whole.items() if n.startswith(("signals/", "photos"))}
     for name in TREES:
         assert name in get_args(get_type_hints(Config)["kind"])
+
+
+def test_styles_are_textures_in_several_colours_that_a_seed_tells():
+    once, again, other = (style_pictures(seed) for seed in (0, 0, 1))
+    assert once.keys() == {"strokes", "waves", "mosaic", "dots"}
+    for name, image in once.items():
+        assert image.size == (256, 256)
+        assert image.tobytes() == again[name].tobytes()
+        assert image.tobytes() != other[name].tobytes()
+        pixels = np.asarray(image, np.float32)
+        blocks = pixels.reshape(4, 64, 4, 64, 3).std(axis=(1, 3))  # in every part of it
+        assert blocks.min() > 8
+    lead = (np.asarray(once["mosaic"]).max(axis=2) < 16).mean()
+    assert 0.05 < lead < 0.4
 
 
 def test_other_seed_in_the_same_directory_is_refused(samples: Path):

@@ -133,7 +133,9 @@ def test_unlabelled_pictures_teach_a_network_that_paints_in_both_styles(
     assert manifest["status"] == "done"
     assert sum(manifest["counts"].values()) == 20
     assert manifest["metrics"]["style"] in [each["style"] for each in metrics_of(undisturbed)]
-    assert "Does it fit?" in (undisturbed / "report" / "index.html").read_text()
+    page = (undisturbed / "report" / "index.html").read_text()
+    assert "Does it fit?" in page
+    assert page.count("data:image/png;base64") == 2 * min(4, manifest["counts"]["validate"])
 
 
 def test_what_was_trained_paints_a_picture_of_another_size(undisturbed: Path):

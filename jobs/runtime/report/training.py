@@ -105,11 +105,16 @@ def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:
 
 
 def write(
-    run: Run, history: Sequence[Metrics], chance: float, rests: str = "", warning: str = ""
+    run: Run,
+    history: Sequence[Metrics],
+    chance: float,
+    rests: str = "",
+    warning: str = "",
+    shown: Sequence[Section] = (),
 ) -> str:
     """Put report/index.html; returns its URI.
 
-    `rests` is said below the verdict; a warning stands in its place.
+    `rests` is said below the verdict; a warning stands in its place. What is `shown` comes first.
     """
     best, verdict = best_of(history), judge(history, chance)
     fit = "is of no use" if warning else verdict.fit
@@ -136,6 +141,7 @@ def write(
     rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
     table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
     sections = [
+        *shown,
         Section(title="Does it fit?", text=warning or f"{verdict} {rests}".strip(), charts=curves),
         Section(title="Epochs", tables=[table], folded=True),
         *about(run),
