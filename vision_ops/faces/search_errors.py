@@ -12,12 +12,12 @@ galleries of N of them is computed exactly, from the order statistics of each pr
 Beyond, the upper tail of each probe is its own level (its 16th highest score), a scale that depends
 linearly on the level, and one shape that all share: the excesses over their level in units of
 their scale, pooled over all probes, with a generalised Pareto tail (Pickands 1975) where
-they end. `python -m tests.benchmarks.calibration` prints what that gives on held-out galleries.
+they end. Scores of 0..1, which crowd below 1, are told by the logarithm of their odds meanwhile. `python -m tests.benchmarks.calibration` prints what that gives on held-out galleries.
 """
 
 import numpy as np
 from jaxtyping import Float, Float64
-from scipy.special import gammaln
+from scipy.special import expit, gammaln, logit
 
 from vision_ops.metrics.scores import ScoreGrid
 
@@ -34,6 +34,7 @@ PARTS = (1, 0.7, 0.5, 0.3, 0.2, 0.15)
 GRID_BITS = 14
 PARETO_PART = 0.01
 LEAST_PARETO = 200
+LEAST_ODDS = 2.0**-24
 
 
 class SearchErrors:
@@ -92,7 +93,7 @@ class SearchErrors:
                 thresholds = self._exact_thresholds(self.exact.index(size), wanted)
             else:
                 assert tails is not None
-                thresholds = tails.thresholds(size, wanted)
+                thresholds = self._bounded(tails.thresholds(size, wanted))
             if before:  # more people, more alarms
                 thresholds = [max(pair) for pair in zip(thresholds, before, strict=False)]
             before = np.maximum.accumulate(thresholds).tolist()
@@ -110,7 +111,21 @@ class SearchErrors:
         if self.num_gallery <= TAIL * 2:
             return None
         tops, weights = np.concatenate(self._tops), np.concatenate(self._weights)
-        return Tails(tops.astype(np.float64), weights, self.num_gallery)
+        tops = tops.astype(np.float64)
+        return Tails(_log_odds(tops) if self.has_odds else tops, weights, self.num_gallery)
+
+    @property
+    def has_odds(self) -> bool:
+        """Whether scores are of 0..1, as probabilities are."""
+        return (self.grid.low, self.grid.high) == (0.0, 1.0)
+
+    def _bounded(self, thresholds: list[float]) -> list[float]:
+        return expit(thresholds).tolist() if self.has_odds else thresholds
+
+
+def _log_odds(scores: Float64[np.ndarray, "P K"]) -> Float64[np.ndarray, "P K"]:
+    """Of scores 0..1, which stay as far from both as float32 can tell."""
+    return logit(scores.clip(LEAST_ODDS, 1 - LEAST_ODDS))
 
 
 class Tails:
