@@ -174,6 +174,20 @@ def test_bits_do_not_depend_on_what_comes_along_nor_on_the_call(
     assert [each.pixels.shape for each in together] == [each.shape for each in pictures]
 
 
+def test_bits_do_not_depend_on_the_number_of_threads(weights: str):
+    gatys, content = Gatys(asked(weights, start="noise"), [stripes(60, 80)]), photo(90, 121)
+    usual = torch.get_num_threads()
+    made = []
+    try:
+        for threads in (1, 2):
+            torch.set_num_threads(threads)
+            made.append(gatys([content]))
+            assert torch.get_num_threads() == threads
+    finally:
+        torch.set_num_threads(usual)
+    assert same(*made)
+
+
 @pytest.mark.parametrize("optimiser", ["adam", "lbfgs"])
 def test_pictures_in_one_batch_do_not_change_each_other(weights: str, optimiser: Any):
     gatys = Gatys(asked(optimiser=optimiser), weights, [stripes(32, 32)])

@@ -3,9 +3,9 @@
 Light on purpose: drivers read it without torch. The methods are in `vision_ops.style`.
 """
 
-import threading
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from queue import SimpleQueue
 from typing import Literal
 
 import numpy as np
@@ -77,22 +77,27 @@ class Stylizer:
             *_loss      list   (B,)          see LOSSES; None where the method has none
     drops   pixels, extent
 
-    Bit for bit the same (CPU) whichever pictures come in one call. Safe in threads: they wait for
-    each other.
+    Bit for bit the same (CPU) whichever pictures come in one call. Safe in as many threads as there
+    are stylists; others wait.
     """
 
-    def __init__(self, config: StylizeConfig, stylist: Stylist) -> None:
+    def __init__(self, config: StylizeConfig, stylists: Sequence[Stylist]) -> None:
         self.config = config
-        self.stylist = stylist
-        self.turn = threading.Lock()
+        # those that nobody is using
+        self.stylists: SimpleQueue[Stylist] = SimpleQueue()
+        for stylist in stylists:
+            self.stylists.put(stylist)
 
     def __call__(self, batch: Batch) -> Batch:
         canvas = self.config.canvas()
         sizes = np.array([canvas.size_of(*each) for each in batch["extent"].tolist()], np.int32)
         shown = zip(batch["pixels"], sizes, strict=True)
         contents = [pixels[:height, :width] for pixels, (height, width) in shown]
-        with self.turn:
-            made = self.stylist(contents)
+        stylist = self.stylists.get()
+        try:
+            made = stylist(contents)
+        finally:
+            self.stylists.put(stylist)
         pictures = np.empty(len(made), object)
         for place, (each, content) in enumerate(zip(made, contents, strict=True)):
             keeps = self.config.colours == "content"
@@ -125,7 +130,7 @@ def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
 
 
 def make_stylizer(styles: Sequence[Picture], config: StylizeConfig, callers: int = 1) -> Stylizer:
-    """The operator for decoded pictures of the styles; `callers` take turns."""
-    from vision_ops.style.make import make_stylist  # torch: actors pay, not drivers
+    """The operator for decoded pictures of the styles, safe in so many threads."""
+    from vision_ops.style.make import make_stylists  # torch: actors pay, not drivers
 
-    return Stylizer(config, make_stylist(styles, config))
+    return Stylizer(config, make_stylists(styles, config, callers))

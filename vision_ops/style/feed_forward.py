@@ -28,10 +28,15 @@ class FeedForward:
 
     On a CPU each picture is a pass of its own, compiled by OpenVINO where that can be had (1.5 to
     1.8 times as fast as torch, within 0.01 of 255 of it): the same bits whatever else is asked for.
-    On a GPU pictures of one size share a pass.
+    On a GPU pictures of one size share a pass. So many threads as `callers` says may call it.
     """
 
-    def __init__(self, checkpoint: str | Path, styles: Mapping[str, float] | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: str | Path,
+        styles: Mapping[str, float] | None = None,
+        callers: int = 1,
+    ) -> None:
         """`styles` says the share of each style by its name or its number, 0 the first.
 
         Shares are divided by their sum; those not named are 0. Of a network of one style nothing
@@ -51,7 +56,9 @@ class FeedForward:
         blend = torch.from_numpy(weights)[None].to(self.device)
         example = torch.zeros((1, EXAMPLE_PX, EXAMPLE_PX, 3), dtype=torch.uint8, device=self.device)
         name = f"{sha256_file(checkpoint)[:16]}-{hashlib.sha256(weights.tobytes()).hexdigest()[:8]}"
-        self.forward = open_forward(FromPixels(network, blend).eval(), name, example, any_size=True)
+        self.forward = open_forward(
+            FromPixels(network, blend).eval(), name, example, any_size=True, callers=callers
+        )
 
     @torch.inference_mode()
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:

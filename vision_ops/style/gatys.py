@@ -1,7 +1,8 @@
 """Style transfer by optimising the picture itself (Gatys et al. 2016)."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import NamedTuple
 
@@ -88,7 +89,8 @@ class Gatys:
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:
         """Each picture, sRGB 0..255, as one of the same size, with the costs of what is given.
 
-        On a CPU one at a time: what shares a batch may change the last bit of a sum. On an
+        On a CPU one at a time and in one thread: what shares a batch, or how many threads share the
+        work, may change the last bit of a sum; cores are used by several objects. On an
         accelerator those of one size together, which no picture notices but for such bits. One
         that is shorter or narrower than the network needs is enlarged for the while. Raises
         ArithmeticError where the costs become what is no number.
@@ -101,7 +103,8 @@ class Gatys:
             most = 1 if self.device.type == "cpu" else max(1, TOGETHER_PX // (height * width))
             for first in range(0, len(indices), most):
                 part = indices[first : first + most]
-                batch = self.optimise(np.stack([contents[index] for index in part]))
+                with _one_thread() if self.device.type == "cpu" else nullcontext():
+                    batch = self.optimise(np.stack([contents[index] for index in part]))
                 done.update(zip(part, batch, strict=True))
         return [done[index] for index in range(len(contents))]
 
@@ -237,6 +240,16 @@ class Gatys:
 
         optimizer.step(evaluate)
         return image.detach()
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    usual = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(usual)
 
 
 def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
