@@ -153,8 +153,11 @@ def finished_run(uri: str, storage: Storage) -> Run:
     try:
         run = Run.load(uri, storage)
     except ValueError as missing:
-        command = f"python -m jobs.classify --out {shlex.quote(uri)}"
+        made_by = next((job for job in RUNS if job in uri.split("/")), "classify")
+        command = f"python -m jobs.{made_by} --out {shlex.quote(uri)}"
         raise ValueError(f"run: {missing}; this makes it: {command}") from missing
+    if "job" not in run.manifest:
+        raise ValueError(f"run: {run.uri} is no run of a job; a gallery has no rows to evaluate")
     status = run.manifest.get("status", "begun")
     if status != "done":
         config = run.manifest.get("config", {})

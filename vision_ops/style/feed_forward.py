@@ -26,8 +26,8 @@ EXAMPLE_PX = 32
 class FeedForward:
     """A `Stylist` by a checkpoint of `style_transform:WIDTH`.
 
-    On a CPU each picture is a pass of its own, compiled by OpenVINO where that can be had (1.5 to
-    1.8 times as fast as torch, within 0.01 of 255 of it): the same bits whatever else is asked for.
+    On a CPU each picture is a pass of its own, compiled by OpenVINO where that can be had (1.4 to
+    2 times as fast as torch, within 0.01 of 255 of it): the same bits whatever else is asked for.
     On a GPU pictures of one size share a pass. So many threads as `callers` says may call it.
     """
 
