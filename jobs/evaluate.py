@@ -53,6 +53,9 @@ BATCH_ROWS = 4096
 CURVE_POINTS = 200
 THUMBNAIL_PX = 128
 
+BULK_JOBS = ("localize", "embed_faces", "match_faces")
+"""whose runs are evaluated too, beside those of classify"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Config:
@@ -153,7 +156,7 @@ def finished_run(uri: str, storage: Storage) -> Run:
     try:
         run = Run.load(uri, storage)
     except ValueError as missing:
-        made_by = next((job for job in RUNS if job in uri.split("/")), "classify")
+        made_by = next((job for job in BULK_JOBS if job in uri.split("/")), "classify")
         command = f"python -m jobs.{made_by} --out {shlex.quote(uri)}"
         raise ValueError(f"run: {missing}; this makes it: {command}") from missing
     if "job" not in run.manifest:

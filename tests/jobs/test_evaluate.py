@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sklearn import metrics as sk
 
-from jobs.evaluate import Config, Evaluation, main
+from jobs.evaluate import Config, Evaluation, finished_run, main
 from jobs.runtime.labels import read_labels
 from jobs.runtime.predictions import first_of_each
 from jobs.runtime.storage import Storage, StorageConfig
@@ -307,3 +307,11 @@ def test_run_labels_and_report_may_lie_on_s3(made: Made, s3: StorageConfig, buck
     made.check(found)
     assert b"Reliability" in storage.read(found.report)
     assert json.loads(storage.read(f"{bucket}/runs/e/metrics.json"))["accuracy"]
+
+
+def test_a_gallery_is_no_run(tmp_path: Path):
+    (tmp_path / "manifest.json").write_text('{"embedder": "sha256:e1"}')
+    with pytest.raises(ValueError, match="is no run of a job; a gallery has no rows"):
+        finished_run(str(tmp_path), Storage())
+    with pytest.raises(ValueError, match=r"python -m jobs.embed_faces --out"):
+        finished_run(str(tmp_path / "runs" / "embed_faces"), Storage())

@@ -201,3 +201,8 @@ def test_a_trained_head_names_people_and_one_of_another_embedder_is_refused(tmp_
     absent = replace(asked.similarity, head="absent")
     with pytest.raises(ValueError, match="head 'absent': no such file; or one of"):
         main(replace(asked, similarity=absent))
+    beyond = replace(asked.similarity, threshold=1.5)
+    head.embedder = EMBEDDER
+    save_head(tmp_path / "head.safetensors", head, 32)
+    with pytest.raises(ValueError, match="threshold 1.5: weighted_l1 is of 0 to 1"):
+        main(replace(asked, similarity=beyond, out=str(tmp_path / "beyond")))

@@ -41,6 +41,30 @@ def test_held_out_searches_alarm_as_often_as_was_wanted() -> None:
             assert wanted / 2 < rate < wanted * 2, (size, wanted, rate)
 
 
+def test_probabilities_that_crowd_below_one_are_calibrated_too() -> None:
+    population, num_people = POPULATIONS["uneven"], 400
+    faces = population.draw(num_people, 2, seed=1)
+
+    def scores(probes: np.ndarray, gallery: np.ndarray) -> np.ndarray:
+        """As a sigmoid gives them that is sure of most it says."""
+        return (1 / (1 + np.exp(-12 * (probes @ gallery.T - 0.1)))).astype(np.float32)
+
+    grid = ScoreGrid(low=0.0, high=1.0, step_bits=20)
+    searches = SearchErrors(grid, num_people - 1)
+    found = scores(faces[:, 1], faces[:, 0])
+    others = found[~np.eye(num_people, dtype=bool)].reshape(num_people, -1)
+    searches.update(others, np.ones(num_people))
+    wanted, thresholds = searches.tables()[num_people - 1]
+    assert min(wanted) <= 0.05
+    assert max(thresholds) < 1
+    held = population.draw(3 * num_people, 2, seed=900)
+    probes, gallery = held[num_people - 1 :, 1], held[: num_people - 1, 0]
+    highest = scores(probes, gallery).max(axis=1)
+    for rate, threshold in zip(wanted, thresholds, strict=True):
+        if rate >= 0.05:
+            assert rate / 2 < np.mean(highest >= threshold) < rate * 2, rate
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", POPULATIONS)
 @pytest.mark.parametrize("seed", [1, 2])

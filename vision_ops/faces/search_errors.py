@@ -12,7 +12,9 @@ galleries of N of them is computed exactly, from the order statistics of each pr
 Beyond, the upper tail of each probe is its own level (its 16th highest score), a scale that depends
 linearly on the level, and one shape that all share: the excesses over their level in units of
 their scale, pooled over all probes, with a generalised Pareto tail (Pickands 1975) where
-they end. Scores of 0..1, which crowd below 1, are told by the logarithm of their odds meanwhile. `python -m tests.benchmarks.calibration` prints what that gives on held-out galleries.
+they end. Scores of 0..1, which crowd below 1, are told by the logarithm of
+their odds meanwhile. `python -m tests.benchmarks.calibration` prints what that gives on held-out
+galleries.
 """
 
 import numpy as np

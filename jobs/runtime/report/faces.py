@@ -1,6 +1,7 @@
 """The page of a run that embedded faces: how many each image has, how good, and where none is."""
 
 import heapq
+import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -14,11 +15,15 @@ from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, facts_of, page
 from jobs.runtime.run import Run
 
+logger = logging.getLogger(__name__)
+
 COLUMNS = ("id", "uri", "status", "stage", "error", "faces")
 NUM_BINS = 20
 NUM_PICTURES = 12
 MANY = 10
 """faces of an image from which on the chart has one bar"""
+MANY_FACELESS = 0.5
+"""part of the images without a face that is more than usual"""
 Box = Sequence[float]
 Draw = Callable[[Mapping[str, Sequence[Box]]], Mapping[str, bytes]]
 """ids and the boxes of their faces -> pictures with these drawn"""
@@ -91,6 +96,14 @@ def write(run: Run, draw: Draw, cut: Cut) -> str:
         sections.append(Section(title="Detector", facts=facts_of(detector)))
     sections += about(run)
     data = page(title_of(run), run.uri, list(_figures(run, summary)), sections)
+    ok, none = summary.counts["ok"], summary.per_image[0]
+    told = logger.warning if none > MANY_FACELESS * ok else logger.info
+    told(
+        "%s faces; %s of %s images have none",
+        f"{summary.counts['faces']:,}",
+        f"{none:,}",
+        f"{ok:,}",
+    )
     return run.put("report/index.html", data)
 
 
@@ -100,7 +113,12 @@ def _figures(run: Run, summary: Summary) -> Iterator[Figure]:
     each = f"{summary.counts['faces'] / ok:.2f} an image" if ok else ""
     yield Figure(name="Faces", value=f"{summary.counts['faces']:,}", note=each)
     if none:
-        yield Figure(name="Without a face", value=f"{none:,}", note=f"{none / ok:.1%} of all read")
+        yield Figure(
+            name="Without a face",
+            value=f"{none:,}",
+            note=f"{none / ok:.1%} of all read",
+            bad=none > MANY_FACELESS * ok,
+        )
 
 
 def _charts(summary: Summary) -> Iterator[Section]:

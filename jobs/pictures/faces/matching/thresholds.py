@@ -9,6 +9,7 @@ import numpy as np
 
 from jobs.pictures.faces.matching.requests import Similarity
 from jobs.pictures.faces.matching.search import Measure
+from jobs.pictures.faces.similarity import GRIDS
 from jobs.runtime.storage import Storage, absolute, join
 from vision_ops.faces.calibration import Calibration
 from vision_ops.faces.gallery import CALIBRATION
@@ -81,6 +82,11 @@ def decide(
         told = "similarity only: nobody is named"
         return Decision(threshold=None, calibration=found, digest=digest, told=told)
     if asked.threshold is not None:
+        grid = GRIDS[measure.kind]
+        if not grid.low <= asked.threshold <= grid.high:
+            raise ValueError(
+                f"threshold {asked.threshold:g}: {measure.kind} is of {grid.low:g} to {grid.high:g}"
+            )
         return Decision(
             threshold=asked.threshold, calibration=found, digest=digest, told="as asked for"
         )
