@@ -227,11 +227,11 @@ def with_styles(*names: str) -> Callable[[Config, Path], Config]:
         (with_styles("photos/0.jpg"), "each side must have 32"),
         (
             lambda c, _: replace(c, loss=StyleLossConfig(style_layers=("blocks.9",))),
-            "layers blocks.9: the feature network has not",
+            "residual has no layer blocks.9; it has",
         ),
         (
             lambda c, _: replace(c, loss=StyleLossConfig(content_layer="head")),
-            "layer head of the feature network: gives no map",
+            "layer head gives no map of positions",
         ),
         (
             lambda c, p: replace(c, features=save_features(p / "other.safetensors", "resnet20")),

@@ -1,6 +1,6 @@
 """Learning to paint any picture in a style in one pass, or in each of several."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,20 +13,15 @@ from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig, augment
 from vision_ops.canvas import Canvas
-from vision_ops.card import STYLE_TRANSFORM, Card, sha256_file
-from vision_ops.checkpoint import load_checkpoint, save_checkpoint
+from vision_ops.card import STYLE_TRANSFORM, Card, read_card, sha256_file
+from vision_ops.checkpoint import save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
-from vision_ops.learners.style_costs import (
-    FeatureMaps,
-    content_cost,
-    gram_matrix,
-    style_cost,
-    total_variation,
-)
+from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
 from vision_ops.models import build, in_fast_layout
 from vision_ops.preprocess import Preprocess
+from vision_ops.style.features import FeatureNetwork
 
 LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
     "torchvision:squeezenet1_1": (
@@ -76,7 +71,7 @@ class StyleModelConfig:
 class StyleLossConfig:
     """What is minimised: content + style_weight * style + smooth_weight * total variation.
 
-    Content and style are relative distances, see `vision_ops.learners.style_costs`.
+    All are `relative`, see `vision_ops.losses.style`; the style is the mean over its layers.
     """
 
     style_weight: float = 3.0
@@ -169,8 +164,11 @@ class StyleLearner:
             torch.manual_seed(config.seed)
             network = build(config.model.network, len(config.styles))
         in_fast_layout(network.to(self.device))
-        self.features = load_features(config.features, config.loss).to(self.device)
-        self.grams = self._style_grams()
+        told = read_card(config.features).network
+        self.content_layer, style_layers = config.loss.layers(told)
+        layers = (self.content_layer, *style_layers)
+        self.features = FeatureNetwork(config.features, layers, self.device)
+        self.grams = self._style_grams(style_layers)
         self.descent = Descent(
             network,
             make_optimizer(network, config.optim),
@@ -275,12 +273,16 @@ class StyleLearner:
     ) -> dict[str, Float[Tensor, " B"]]:
         """Content, style and roughness of painted pictures, each for itself."""
         with torch.no_grad():
-            wanted = self.features(images)[0]
-        content, *maps = self.features(painted)
+            wanted = self.features(images)[self.content_layer]
+        maps = self.features(painted)
+        layers = [
+            style_loss(gram_matrix(maps[layer]), grams[styles], "relative")
+            for layer, grams in self.grams.items()
+        ]
         return {
-            "content": content_cost(content, wanted),
-            "style": style_cost(maps, [grams[styles] for grams in self.grams]),
-            "roughness": total_variation(painted),
+            "content": content_loss(maps[self.content_layer], wanted, "relative"),
+            "style": torch.stack(layers).mean(dim=0),
+            "roughness": total_variation(painted, "relative"),
         }
 
     def _total(self, costs: Mapping[str, Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
@@ -292,14 +294,14 @@ class StyleLearner:
         )
 
     @torch.no_grad()
-    def _style_grams(self) -> list[Float[Tensor, "S _ _"]]:
-        """Of each layer of the style the Gram matrices of all styles, computed once."""
-        found: list[list[Tensor]] = []
+    def _style_grams(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "S _ _"]]:
+        """Of each layer the Gram matrices of all styles, computed once."""
+        found: list[dict[str, Tensor]] = []
         for style in self.config.styles:
             pixels = torch.from_numpy(style.pixels.copy())[None].to(self.device)
-            maps = self.features(as_images(pixels))[1:]
-            found.append([gram_matrix(each)[0] for each in maps])
-        return [torch.stack(layer) for layer in zip(*found, strict=True)]
+            maps = self.features(as_images(pixels))
+            found.append({layer: gram_matrix(maps[layer])[0] for layer in layers})
+        return {layer: torch.stack([each[layer] for each in found]) for layer in layers}
 
 
 EVALUATED_AT_ONCE = 16
@@ -309,18 +311,3 @@ EVALUATED_AT_ONCE = 16
 def as_images(pixels: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
     """sRGB 0..255 -> 0..1, channels first; the memory order stays."""
     return pixels.permute(0, 3, 1, 2).float() / 255
-
-
-def load_features(path: str, loss: StyleLossConfig) -> FeatureMaps:
-    """The map of the content, then those of the style, by a classifier's checkpoint.
-
-    Raises ValueError for a network of other inputs than pictures, and for layers it has not.
-    """
-    network, card = load_checkpoint(path, "cpu")
-    if not isinstance(card.preprocess, Preprocess):
-        raise ValueError(f"features {path}: {card.network} does not look at pictures of one size")
-    content, style = loss.layers(card.network)
-    try:
-        return FeatureMaps(network, card.preprocess, (content, *style))
-    except ValueError as wrong:
-        raise ValueError(f"features {path}: {wrong}") from wrong
