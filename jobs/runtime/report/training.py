@@ -30,7 +30,7 @@ ADVICE: dict[Fit, str] = {
     "(--optim.weight-decay, --optim.l1), --model.dropout, a smaller network, or an early stop "
     "(--training.patience).",
     "underfits": "A larger network, more epochs, a higher learning rate or less augmentation and "
-    "decay may help; or the labels do not follow from the images.",
+    "decay may help; or what is asked for does not follow from the images.",
     "is still learning": "More epochs would lower the loss further.",
     "fits": "Neither a larger network nor more restraint is called for.",
 }

@@ -1,6 +1,7 @@
 """Loose image files under a folder, prefix or glob, grouped into virtual shards."""
 
 import posixpath
+import re
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
@@ -25,7 +26,7 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per file, in order, sixteen reads in flight."""
     targets = [(name, name, join(_folder(origin, piece), name)) for name in piece.files]
-    truths = [_folder_label(origin, name) for name in piece.files]
+    truths = [_label_of(origin.source.label, name) for name in piece.files]
     yield from read_all(origin, targets, truths, beside=origin.source.label == boxes.LABEL)
 
 
@@ -35,11 +36,12 @@ def _folder(origin: Origin, piece: Slice) -> str:
     return posixpath.dirname(piece.uri) if alone and origin.is_image(piece.uri) else piece.uri
 
 
-def _folder_label(origin: Origin, name: str) -> str | None:
-    """Name of the folder that holds the file, when labels are folders."""
-    if origin.source.label != "folder":
-        return None
-    return posixpath.basename(posixpath.dirname(name)) or None
+def _label_of(said: str, name: str) -> str | None:
+    """Name of the folder that holds the file, or what a pattern finds in its path."""
+    if said == "folder":
+        return posixpath.basename(posixpath.dirname(name)) or None
+    found = re.search(said, name) if "(" in said else None
+    return (found[1] or None) if found else None
 
 
 def read_all(

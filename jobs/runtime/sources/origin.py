@@ -34,8 +34,9 @@ class Source:
     """Parquet column that holds the images or addresses; empty: the only one that can"""
     label: str = "auto"
     """true classes: auto (Parquet column label_name or label, a tar's .cls or .json, a series'
-    class, a beat's AAMI class), folder (the parent folder's name), none, or the name of a Parquet
-    column, JSON field or ARFF attribute; `symbol`: a beat's as it was annotated; `boxes`: true
+    class, a beat's AAMI class), folder (the parent folder's name), none, the name of a Parquet
+    column, JSON field or ARFF attribute, or, of loose files, a regular expression that is searched
+    for in ids, of which the (…) is the class; `symbol`: a beat's as it was annotated; `boxes`: true
     objects from a Parquet column `objects`, or Pascal VOC's x.xml beside x.jpg or in
     ../annotations"""
     faces: str = ""
@@ -62,12 +63,14 @@ class Source:
             raise ValueError(f"data.max_image_mb: {self.max_image_mb}, must be above 0")
         if bad := [each for each in self.suffixes if not each.startswith(".")]:
             raise ValueError(f"data.suffixes: {bad}, must begin with a dot")
-        try:
-            pattern = re.compile(self.group)
-        except re.error as wrong:
-            raise ValueError(f"data.group: {self.group!r}, no pattern: {wrong}") from wrong
-        if pattern.groups > 1:
-            raise ValueError(f"data.group: {self.group!r}, must have one (…)")
+        for name in ("group", "label"):
+            said = getattr(self, name)
+            try:
+                pattern = re.compile(said)
+            except re.error as wrong:
+                raise ValueError(f"data.{name}: {said!r}, no pattern: {wrong}") from wrong
+            if pattern.groups > 1:
+                raise ValueError(f"data.{name}: {said!r}, must have one (…)")
 
 
 @dataclass(frozen=True, kw_only=True)

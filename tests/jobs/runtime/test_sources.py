@@ -87,6 +87,17 @@ def test_a_file_that_is_gone_or_too_large_is_a_failed_row(tmp_path: Path):
     ]
 
 
+def test_a_pattern_finds_the_label_in_the_path_of_a_loose_file(tmp_path: Path):
+    for name in ("ann/1.jpg/0.jpg", "ann/2.jpg/1.jpg", "bob/1.jpg/0.jpg", "0.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    _, rows = rows_of(tmp_path, label="^([^/]+)/")
+    assert [row.truth for row in rows] == [None, "ann", "ann", "bob"]
+    for bad in ("([", "(a)(b)"):
+        with pytest.raises(ValueError, match="data.label: .*(no pattern|must have one)"):
+            Source(uri="x", label=bad)
+
+
 @pytest.mark.parametrize("struct", [False, True])
 def test_parquet_rows_with_labels_as_names(tmp_path: Path, struct: bool):
     images = [{"bytes": bytes([i]), "path": None} if struct else bytes([i]) for i in range(1, 10)]
