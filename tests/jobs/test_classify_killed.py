@@ -36,7 +36,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     ("victim", "seed"),
     [
         ("driver", 0),
-        ("actor", 0),
+        pytest.param("actor", 0, marks=pytest.mark.slow),
         *(
             pytest.param(victim, seed, marks=pytest.mark.slow)
             for seed in range(1, 11)

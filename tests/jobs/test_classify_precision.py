@@ -70,6 +70,7 @@ def test_auto_chooses_once_by_the_images_of_the_run(tiny, tmp_path, monkeypatch)
     assert not (tmp_path / "cache" / "verdicts").exists()
 
 
+@pytest.mark.slow
 def test_int8_is_the_same_on_ray_and_inline(tiny, tmp_path, local_ray):
     run = classify(tiny, tmp_path / "ray", RAY, "int8")
     classify(tiny, tmp_path / "inline", INLINE, "int8")

@@ -178,6 +178,7 @@ def test_lost_node_costs_no_bit(photos: Path, tmp_path: Path):
     assert_same_training(tmp_path / "out", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path):
     """A step an epoch: twenty losses. The network has no batch norm, which sees half a batch."""
     square = Preprocess(height_px=32, width_px=32, resize_px=0)
@@ -198,7 +199,7 @@ def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path
         assert [each[name] for each in two] == pytest.approx(values, abs=1e-4)
 
 
-@pytest.mark.parametrize("num_workers", [0, 2])
+@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 def test_loss_that_is_no_number_stops_and_names_batch_and_checkpoint(
     local_ray: None, photos: Path, tmp_path: Path, num_workers: int
 ):
@@ -279,6 +280,7 @@ def test_dry_run_tells_and_writes_nothing(
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_two_workers_of_ray_train_evaluate_each_image_once(
     local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
 ):
@@ -294,6 +296,7 @@ def test_two_workers_of_ray_train_evaluate_each_image_once(
     assert correct == pytest.approx(round(correct))
 
 
+@pytest.mark.slow
 def test_one_worker_of_ray_train_gives_the_weights_of_the_inline_engine(
     local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
 ):

@@ -64,6 +64,7 @@ def test_put_replaces_whole_and_delete_is_repeatable(place: tuple[Storage, str])
         storage.read(uri)
 
 
+@pytest.mark.slow
 def test_more_than_a_thousand_keys_are_listed(s3: StorageConfig, bucket: str):
     storage = Storage(s3)
     storage.fsspec(bucket).pipe({f"{bucket}/many/{i:05}.jpg": b"1" for i in range(1205)})
