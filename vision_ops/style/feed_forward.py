@@ -1,6 +1,5 @@
 """Pictures painted by a trained network, in one pass each."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -61,14 +60,18 @@ class FeedForward:
         weights = style_weights(card, styles or {}, str(checkpoint))
         self.styles = dict(zip(card.classes, weights.tolist(), strict=True))
         """name -> share, all styles of the checkpoint; the sum is 1"""
-        blend = torch.from_numpy(weights)[None].to(self.device)
+        self.blend = torch.from_numpy(weights)[None].to(self.device)
         example = torch.zeros((1, EXAMPLE_PX, EXAMPLE_PX, 3), dtype=torch.uint8, device=self.device)
-        name = f"{sha256_file(checkpoint)[:16]}-{hashlib.sha256(weights.tobytes()).hexdigest()[:8]}"
         self.forward = open_forward(
-            FromPixels(network, blend).eval(), name, example, any_size=True, callers=callers
+            FromPixels(network).eval(),
+            sha256_file(checkpoint)[:16],
+            example,
+            others=[self.blend],
+            any_size=True,
+            callers=callers,
         )
         self.tile_px = tile_px
-        self.painter = BandPainter(network, blend, tile_px**2 // BANDS)
+        self.painter = BandPainter(network, self.blend, tile_px**2 // BANDS)
 
     @torch.inference_mode()
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:
@@ -86,7 +89,7 @@ class FeedForward:
     def _painted(self, pixels: UInt8[Tensor, "B H W 3"]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
         """In one pass, or each in bands."""
         if pixels[0, :, :, 0].numel() <= self.tile_px**2:
-            found = self.forward(pixels)[0].cpu().numpy()
+            found = self.forward(pixels, self.blend)[0].cpu().numpy()
             return (picture.round().astype(np.uint8) for picture in found)
         with one_thread() if self.device.type == "cpu" else nullcontext():
             return iter([self.painter(each).cpu().numpy() for each in pixels])
@@ -95,17 +98,18 @@ class FeedForward:
 class FromPixels(nn.Module):
     """uint8 (B, H, W, 3), sRGB, sides multiples of 4 -> float (B, H, W, 3), 0..255, in one blend.
 
-    `blend` is (1, S).
+    The blend is (1, S).
     """
 
-    def __init__(self, network: StyleTransform, blend: Tensor) -> None:
+    def __init__(self, network: StyleTransform) -> None:
         super().__init__()
         self.network = network
-        self.blend = nn.Buffer(blend)
 
-    def forward(self, pixels: UInt8[Tensor, "B H W 3"]) -> tuple[Tensor]:
+    def forward(
+        self, pixels: UInt8[Tensor, "B H W 3"], blend: Float32[Tensor, "1 S"]
+    ) -> tuple[Tensor]:
         images = pixels.permute(0, 3, 1, 2).float() / 255
-        return ((self.network.paint(images, self.blend) * 255).permute(0, 2, 3, 1),)
+        return ((self.network.paint(images, blend) * 255).permute(0, 2, 3, 1),)
 
 
 def style_weights(card: Card, styles: Mapping[str, float], name: str) -> Float32[np.ndarray, " S"]:
