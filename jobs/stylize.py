@@ -25,9 +25,10 @@ import tyro
 from jobs.pictures.bulk_config import BulkConfig
 from jobs.pictures.network import facts
 from jobs.pictures.opening import open_source
-from jobs.pictures.stylizing import Format, StyleFiles, make_work, with_insets
+from jobs.pictures.stylizing import Format, StyleFiles, make_work, side_by_side, with_insets
 from jobs.runtime import bulk
 from jobs.runtime.command import run_command
+from jobs.runtime.drawn import Made, read_pictures
 from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import pictures as report
@@ -37,12 +38,14 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
 from vision_ops.decode import DecodeConfig, UnreadableImageError
-from vision_ops.operators.stylize import StylizeConfig, check_styles
+from vision_ops.operators.stylize import StylizeConfig, check_styles, style_name, with_all_styles
 from vision_ops.weights import Resolved, resolve
 
-REPORT_PX = 384
+REPORT_PX, TRIPTYCH_PX = 384, 192
 OPTIMISED_ROWS = 4
 """of a slice where each picture is optimised"""
+FILM_ROWS = 100
+"""of a slice where each begins with the one before"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,6 +62,11 @@ class Config(BulkConfig):
     """of the pictures written"""
     quality: int = 92
     """of jpg and webp, 1..100"""
+    archives: bool = False
+    """pictures go into images/part-*.tar, a WebDataset shard for each slice, instead of into files
+    of their own: for millions of them"""
+    triptych: bool = False
+    """the report shows image, styles and picture side by side, instead of small in the picture"""
     out: str = "runs/stylize"
     """run directory, local path or s3:// URI"""
 
@@ -71,11 +79,13 @@ def main(config: Config) -> Run:
     """Make the pictures, write the report, and return the finished run."""
     storage = Storage(config.storage)
     weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    config = replace(config, op=with_all_styles(config.op, weights.card))
     learnt = check_styles(config.op, weights.card, config.op.weights)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
     if not learnt and not config.data.slice_rows:  # minutes of work that a kill would cost
-        config = replace(config, data=replace(config.data, slice_rows=OPTIMISED_ROWS))
+        rows = FILM_ROWS if config.op.smooth else OPTIMISED_ROWS
+        config = replace(config, data=replace(config.data, slice_rows=rows))
     origin = open_source(config.data, storage, config.decode, config.op.canvas())
     opened = Run.open(
         config.out,
@@ -91,14 +101,14 @@ def main(config: Config) -> Run:
             resources = replace(resources, placement="together")  # megabytes a picture stay here
         work = make_work(
             config.op, styles, config.decode, resources, weights,
-            format=config.format, quality=config.quality,
+            format=config.format, quality=config.quality, archives=config.archives,
         )  # fmt: skip
         if config.dry_run:
             sys.stdout.write(describe(run, plan, work, resources))
             return run
         run.note(weights=facts(weights))
         bulk.apply(run, plan, work, resources)
-        page = report.write(run, partial(shown, run, files, config.decode.max_megapixels))
+        page = report.write(run, partial(shown, run, config, files), told(config, learnt))
         run.lap("report")
         run.finish(report=page)
     return run
@@ -108,23 +118,39 @@ def identity(config: Config, weights: Resolved, files: StyleFiles) -> dict[str, 
     """What can change a result: the run's fingerprint covers it."""
     op = replace(config.op, weights=weights.sha256, styles=files.sha256 or config.op.styles)
     data = replace(config.data, uri=absolute(config.data.uri))
-    written = {"format": config.format, "quality": config.quality}
+    written = {name: getattr(config, name) for name in ("format", "quality", "archives")}
     return {"data": data, "op": op, "decode": config.decode, **written}
 
 
 def shown(
-    run: Run, files: StyleFiles, max_megapixels: float, pictures: Mapping[str, str]
+    run: Run, config: Config, files: StyleFiles, pictures: Sequence[Made]
 ) -> Mapping[str, bytes]:
-    """Pictures by id (made ones by URI), image and styles small in them; less those gone."""
-    styles: Sequence[bytes] = [path.read_bytes() for path in files.paths]
-    images = {}
-    for id, data in read_images(run, list(pictures)).items():
+    """Pictures by URI, image and styles small in them or beside them; less those gone."""
+    styles = dict(zip(map(style_name, config.op.styles), files.read(), strict=False))
+    contents = read_images(run, sorted({one.id for one in pictures}))
+    made = dict(read_pictures(run.storage, [one.uri for one in pictures]))
+    limit, images = config.decode.max_megapixels, {}
+    for one in pictures:
+        if one.uri not in made or one.id not in contents:
+            continue
+        own = [data for name, data in styles.items() if one.style in ("", name)]
+        whole, beside = made[one.uri], [contents[one.id], *own]
         try:
-            made = run.storage.read(pictures[id])
-            images[id] = with_insets(made, [data, *styles], REPORT_PX, max_megapixels)
-        except (FileNotFoundError, UnreadableImageError):
+            if config.triptych:
+                images[one.uri] = side_by_side([*beside, whole], TRIPTYCH_PX, limit)
+            else:
+                images[one.uri] = with_insets(whole, beside, REPORT_PX, limit)
+        except UnreadableImageError:
             continue
     return images
+
+
+def told(config: Config, learnt: bool) -> str:
+    """What the pictures of the page are."""
+    styles = "" if learnt else ", and the styles"
+    if config.triptych:
+        return f"From left to right: the image{styles}, and what was made of it."
+    return f"Below in each are the image that it was made of{styles}."
 
 
 def parse(arguments: list[str]) -> Config:

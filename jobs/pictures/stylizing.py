@@ -1,7 +1,7 @@
 """Making pictures as the engine's work: the styles, the operator, the columns it adds."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from io import BytesIO
 from pathlib import Path
@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
-from jobs.runtime.drawn import IMAGE_URI
+from jobs.runtime.drawn import IMAGE_URI, IMAGE_URIS, STYLES
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.work import Work
@@ -47,6 +47,10 @@ class StyleFiles:
         """Of each file: what tells one style from another."""
         return tuple(sha256_file(path) for path in self.paths)
 
+    def read(self) -> list[bytes]:
+        """Their files' bytes."""
+        return [path.read_bytes() for path in self.paths]
+
     def pictures(self, longest_px: int, max_megapixels: float) -> list[np.ndarray]:
         """Upright sRGB pixels, uint8 (H, W, 3), the longer side `longest_px` at the most.
 
@@ -75,14 +79,19 @@ def make_work(
     *,
     format: Format,
     quality: int,
+    archives: bool,
 ) -> Work:
     """The work of a run."""
+    pixels, loss = pa.int32(), pa.list_(pa.float32()) if op.each else pa.float32()
+    uri = (IMAGE_URIS, pa.list_(pa.string())) if op.each else (IMAGE_URI, pa.string())
     fields = [
-        (IMAGE_URI, pa.string()),
-        ("height_px", pa.int32()),
-        ("width_px", pa.int32()),
-        *((f"{name}_loss", pa.float32()) for name in LOSSES),
+        uri,
+        *([(STYLES, pa.list_(pa.string()))] if op.each else []),
+        ("height_px", pixels),
+        ("width_px", pixels),
+        *((f"{name}_loss", loss) for name in LOSSES),
     ]
+    write = partial(encoded, format=format, quality=quality)
     return Work(
         decoder=DecodeWhole(decode, op.canvas(), LEAST_PX),
         operator=partial(make_stylizer, styles),
@@ -95,15 +104,28 @@ def make_work(
             "styles": " ".join(op.styles),
         },
         batch_size=resources.batch_size or PICTURES_PER_CALL,
-        draw=partial(encoded, format=format, quality=quality),
+        draw=None if op.each else partial(_only, write),
+        draw_each=partial(_by_style, write) if op.each else None,
         image_ending=format,
+        archives=archives,
     )
 
 
-def encoded(data: bytes, row: Mapping[str, Any], *, format: Format, quality: int) -> bytes:
-    """The picture of a row as a file: sRGB, upright."""
+def _only(write: Callable[[np.ndarray], bytes], data: bytes, row: Mapping[str, Any]) -> bytes:
+    return write(row["picture"])
+
+
+def _by_style(
+    write: Callable[[np.ndarray], bytes], id: str, row: Mapping[str, Any]
+) -> Mapping[str, bytes]:
+    """<style>/<id> of each."""
+    return {f"{style}/{id}": write(pixels) for style, pixels in row["picture"].items()}
+
+
+def encoded(pixels: np.ndarray, *, format: Format, quality: int) -> bytes:
+    """A picture, uint8 (H, W, 3), as a file: sRGB, upright."""
     target = BytesIO()
-    image = Image.fromarray(row["picture"])
+    image = Image.fromarray(pixels)
     if format == "png":
         image.save(target, "PNG")
     elif format == "webp":
@@ -115,9 +137,7 @@ def encoded(data: bytes, row: Mapping[str, Any], *, format: Format, quality: int
 
 def with_insets(made: bytes, insets: Sequence[bytes], size_px: int, max_megapixels: float) -> bytes:
     """The file of a picture as a JPEG, longer side `size_px`; others small along its lower edge."""
-    whole = read_rgb(made, max_megapixels)
-    scale = size_px / max(whole.size)
-    whole = whole.resize([max(1, round(side * scale)) for side in whole.size])
+    whole = _of_size(made, size_px, max_megapixels)
     side, left = whole.height // INSETS, BORDER_PX
     for data in insets:
         small = read_rgb(data, max_megapixels)
@@ -125,6 +145,28 @@ def with_insets(made: bytes, insets: Sequence[bytes], size_px: int, max_megapixe
         framed = ImageOps.expand(small, BORDER_PX, "white")
         whole.paste(framed, (left, whole.height - framed.height - BORDER_PX))
         left += framed.width + BORDER_PX
+    return _jpeg(whole)
+
+
+def side_by_side(pictures: Sequence[bytes], size_px: int, max_megapixels: float) -> bytes:
+    """Files of pictures as one JPEG: all `size_px` high, from left to right."""
+    images = [read_rgb(data, max_megapixels) for data in pictures]
+    widths = [max(1, round(size_px * image.width / image.height)) for image in images]
+    strip = Image.new("RGB", (sum(widths) + BORDER_PX * (len(images) - 1), size_px), "white")
+    left = 0
+    for image, width in zip(images, widths, strict=True):
+        strip.paste(image.resize((width, size_px)), (left, 0))
+        left += width + BORDER_PX
+    return _jpeg(strip)
+
+
+def _of_size(data: bytes, size_px: int, max_megapixels: float) -> Image.Image:
+    whole = read_rgb(data, max_megapixels)
+    scale = size_px / max(whole.size)
+    return whole.resize([max(1, round(side * scale)) for side in whole.size])
+
+
+def _jpeg(image: Image.Image) -> bytes:
     target = BytesIO()
-    whole.save(target, "JPEG", quality=88)
+    image.save(target, "JPEG", quality=88)
     return target.getvalue()

@@ -7,7 +7,10 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import SpooledTemporaryFile
-from typing import Protocol
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+import pyarrow.compute as pc
 
 from jobs.runtime.run import Run
 from jobs.runtime.sources import SHARD_SUFFIXES
@@ -15,6 +18,8 @@ from jobs.runtime.storage import Storage
 
 IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
 """columns: of the one picture of a row, of any number of them"""
+STYLES = "styles"
+"""column: what each picture of a row that has several is called"""
 PUTS_IN_FLIGHT = 16
 SPOOLED_BYTES = 64_000_000
 """of a tar that are held in memory; the rest goes to a file in the temporary folder"""
@@ -29,6 +34,16 @@ ESCAPE = re.compile("%(?=2[35E])")
 SHARD = re.compile(rf"^([^#]*(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#", re.IGNORECASE)
 IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL)
 """the URI of a picture in a tar"""
+
+
+class Made(NamedTuple):
+    """A picture of a finished run."""
+
+    id: str
+    """of its row"""
+    style: str
+    """what it is called among those of its row; empty where it is the only one"""
+    uri: str
 
 
 class Pictures(Protocol):
@@ -141,6 +156,31 @@ def read_pictures(storage: Storage, uris: Sequence[str]) -> Iterator[tuple[str, 
             for member in tar:
                 if member.name in wanted and (file := tar.extractfile(member)):
                     yield wanted[member.name], file.read()
+
+
+def by_picture(rows: pa.RecordBatch) -> pa.RecordBatch:
+    """Rows that may have several pictures as one row for each, with `image_uri` and `style`.
+
+    Other columns that are lists as long as IMAGE_URIS are taken apart with it; rows without a
+    picture are left out.
+    """
+    if IMAGE_URIS not in rows.schema.names:
+        named = rows.append_column("style", pa.array([""] * rows.num_rows, pa.string()))
+        return named.filter(pc.field(IMAGE_URI).is_valid())
+    parents = _lists(rows[IMAGE_URIS]).value_parent_indices()
+    names = {IMAGE_URIS: IMAGE_URI, STYLES: "style"}
+    columns = {
+        names.get(name, name): _lists(column).flatten()
+        if pa.types.is_list(column.type)
+        else column.take(parents)
+        for name, column in zip(rows.schema.names, rows.columns, strict=True)
+    }
+    return pa.RecordBatch.from_pydict(columns)
+
+
+def _lists(column: pa.Array) -> pa.ListArray:
+    assert isinstance(column, pa.ListArray)
+    return column
 
 
 def image_name(id: str, ending: str = "jpg") -> str:

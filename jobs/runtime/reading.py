@@ -31,9 +31,11 @@ class DecodedBatch:
     """int32 (number of good rows, n): the decoder's extent of each"""
 
     def inputs(self) -> dict[str, Any]:
-        """What an operator is given: pixels, extent, and faces where the source tells them."""
-        columns = {"pixels": self.pixels, "extent": self.extents}
-        known = [row.faces for row in self.rows if not row.error]
+        """What an operator is given: id, pixels, extent, and faces where the source tells them."""
+        good = [row for row in self.rows if not row.error]
+        ids = np.array([row.id for row in good], object)
+        columns = {"id": ids, "pixels": self.pixels, "extent": self.extents}
+        known = [row.faces for row in good]
         if None not in known:
             columns["faces"] = np.empty(len(known), object)
             columns["faces"][:] = known

@@ -50,7 +50,8 @@ class Work:
     """bytes to `pixels` of one shape"""
     operator: Callable[[Any, int], Callable[[Batch], Batch]]
     """made once per process as `operator(config, callers)`, for so many threads that call it at a
-    time with {"pixels": (B, *shape) as decoded, "extent": int32 (B, n), see `Decoder`, "faces"}"""
+    time with {"id": str (B,), "pixels": (B, *shape) as decoded, "extent": int32 (B, n), see
+    `Decoder`, "faces"}"""
     config: Any
     """the operator's dataclass"""
     columns: pa.Schema

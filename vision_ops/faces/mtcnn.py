@@ -76,9 +76,9 @@ class MtcnnDetector:
         assert isinstance(networks, Mtcnn)  # by the card
         sha256 = sha256_file(path)[:16]
 
-        def opened(part: nn.Module, name: str, example: Tensor, **more: bool) -> Forward:
-            name = f"{sha256}-{name}-{len(example)}"
-            return open_forward(part, name, example.to(self.device), callers=callers, **more)
+        def opened(part: nn.Module, name: str, example: Tensor, any_size: bool = False) -> Forward:
+            name, example = f"{sha256}-{name}-{len(example)}", example.to(self.device)
+            return open_forward(part, name, example, any_size=any_size, callers=callers)
 
         view = torch.zeros(self.pass_size, MULTIPLE, MULTIPLE, 3, dtype=torch.uint8)
         self.pnet = opened(Normalised(networks.pnet, SCALING), "pnet", view, any_size=True)

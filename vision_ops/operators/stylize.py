@@ -3,24 +3,28 @@
 Light on purpose: drivers read it without torch. The methods are in `vision_ops.style`.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Literal
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int32, UInt8
 
 from vision_ops.canvas import Canvas
 from vision_ops.card import Card
-from vision_ops.style import Stylist
+from vision_ops.style import Follower, Stylised, Stylist
 from vision_ops.style.colours import with_colours_of
-from vision_ops.style.gatys_config import GatysConfig
+from vision_ops.style.gatys_config import TILE_PX, GatysConfig
 
 Batch = dict[str, np.ndarray]
 Picture = UInt8[np.ndarray, "_ _ 3"]
+LEAST_TILE_PX = 64
 LEAST_PX = 16
 """shorter side of a picture: below, the deeper layers of a network have nothing to look at"""
+ENDING = re.compile(r"\.[A-Za-z]{3,4}$")
 LOSSES = ("content", "style", "total", "total_at_start")
 """of one picture, where the method has them; columns end on _loss"""
 
@@ -37,15 +41,30 @@ class StylizeConfig:
     it learnt, not needed where it learnt one"""
     style_weights: tuple[float, ...] = ()
     """one for each style; none: all alike"""
+    each: bool = False
+    """a picture in each of the styles instead of one in their mixture"""
     longest_px: int = 512
     """pictures are reduced to this longer side first; time goes with its square"""
     colours: Literal["style", "content"] = "style"
     """whose colours a picture has; content: only the brightness is taken from what was made"""
     gatys: GatysConfig = field(default_factory=GatysConfig)
     """how pictures are optimised, where no trained network makes them"""
+    smooth: bool = False
+    """pictures of a folder are frames of a film, in the order of their names: each is optimised
+    beginning with what became of the one before it in its slice, so that it flickers less"""
+    tile_px: int = TILE_PX
+    """pictures of more pixels than its square are worked on in tiles of about that side, or in
+    bands: memory is bounded, and the result the same within rounding"""
 
     def __post_init__(self) -> None:
         self.canvas()
+        if self.tile_px < LEAST_TILE_PX:
+            raise ValueError(f"op.tile_px {self.tile_px}: must be at least {LEAST_TILE_PX}")
+        if self.each and self.style_weights:
+            raise ValueError("op.style_weights: nothing is mixed where op.each is asked for")
+        names = [style_name(style) for style in self.styles]
+        if self.each and len(set(names)) < len(names):
+            raise ValueError(f"op.styles: two are called the same: {', '.join(sorted(names))}")
         if self.style_weights and len(self.style_weights) != len(self.styles):
             raise ValueError(
                 f"op.style_weights: {len(self.style_weights)} for {len(self.styles)} styles"
@@ -61,13 +80,24 @@ class StylizeConfig:
         weights = self.style_weights or (1.0,) * len(self.styles)
         return tuple(weight / sum(weights) for weight in weights)
 
+    @property
+    def made(self) -> dict[str, tuple[float, ...]]:
+        """Of each picture that is made of one: its name, and the shares of the styles in it.
+
+        The name is empty where there is one; else it is that of its style.
+        """
+        if not self.each:
+            return {"": self.shares}
+        alone = np.eye(len(self.styles)).tolist()
+        return {style_name(n): tuple(row) for n, row in zip(self.styles, alone, strict=True)}
+
     def canvas(self) -> Canvas:
         """How whole pictures are decoded."""
         return Canvas(longest_px=self.longest_px)
 
 
 class Stylizer:
-    """Make a picture of each picture.
+    """Make a picture of each picture, or one in each of several styles.
 
     reads   pixels      uint8  (B, L, L, 3)  sRGB, 0..255: whole pictures on a `Canvas`
             extent      int32  (B, 2)        height and width of the originals, px
@@ -77,37 +107,115 @@ class Stylizer:
             *_loss      list   (B,)          see LOSSES; None where the method has none
     drops   pixels, extent
 
+    With `each`, pictures are a dict, by the names of their styles, and losses lists in its order;
+    `styles` are these names.
+
     Bit for bit the same (CPU) whichever pictures come in one call. Safe in as many threads as there
-    are stylists; others wait.
+    are sets of stylists, which have one for each name in `StylizeConfig.made`; others wait.
     """
 
-    def __init__(self, config: StylizeConfig, stylists: Sequence[Stylist]) -> None:
+    def __init__(self, config: StylizeConfig, stylists: Sequence[Mapping[str, Stylist]]) -> None:
         self.config = config
         # those that nobody is using
-        self.stylists: SimpleQueue[Stylist] = SimpleQueue()
-        for stylist in stylists:
-            self.stylists.put(stylist)
+        self.stylists: SimpleQueue[Mapping[str, Stylist]] = SimpleQueue()
+        for each in stylists:
+            self.stylists.put(each)
 
     def __call__(self, batch: Batch) -> Batch:
-        canvas = self.config.canvas()
-        sizes = np.array([canvas.size_of(*each) for each in batch["extent"].tolist()], np.int32)
-        shown = zip(batch["pixels"], sizes, strict=True)
-        contents = [pixels[:height, :width] for pixels, (height, width) in shown]
-        stylist = self.stylists.get()
+        shown = Shown.of(batch, self.config.canvas())
+        with self.borrowed() as stylists:
+            made = {name: stylist(shown.contents) for name, stylist in stylists.items()}
+        return self.columns(shown, made)
+
+    @contextmanager
+    def borrowed(self) -> Iterator[Mapping[str, Stylist]]:
+        """Stylists that nobody else uses meanwhile."""
+        stylists = self.stylists.get()
         try:
-            made = stylist(contents)
+            yield stylists
         finally:
-            self.stylists.put(stylist)
-        pictures = np.empty(len(made), object)
-        for place, (each, content) in enumerate(zip(made, contents, strict=True)):
-            keeps = self.config.colours == "content"
-            pictures[place] = with_colours_of(content, each.pixels) if keeps else each.pixels
-        losses = {
-            f"{name}_loss": np.array([each.losses.get(name) for each in made], object)
-            for name in LOSSES
-        }
-        size = {"height_px": sizes[:, 0], "width_px": sizes[:, 1]}
-        return {"picture": pictures} | size | losses
+            self.stylists.put(stylists)
+
+    def columns(self, shown: "Shown", made: Mapping[str, Sequence[Stylised]]) -> Batch:
+        """What a batch gets, of what was made by name."""
+        rows = [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
+        pictures = [
+            {name: self._coloured(content, each.pixels) for name, each in row.items()}
+            for content, row in zip(shown.contents, rows, strict=True)
+        ]
+        found: dict[str, list[Any]] = {"picture": pictures}
+        for loss in LOSSES:
+            found[f"{loss}_loss"] = [[each.losses.get(loss) for each in r.values()] for r in rows]
+        if self.config.each:
+            found["styles"] = [list(made)] * len(rows)
+        else:
+            found = {n: [next(iter(_values(each))) for each in c] for n, c in found.items()}
+        sizes = {"height_px": shown.sizes[:, 0], "width_px": shown.sizes[:, 1]}
+        return {name: _objects(column) for name, column in found.items()} | sizes
+
+    def _coloured(self, content: Picture, made: Picture) -> Picture:
+        return with_colours_of(content, made) if self.config.colours == "content" else made
+
+
+class Shown(NamedTuple):
+    """Whole pictures of a batch."""
+
+    contents: list[Picture]
+    sizes: Int32[np.ndarray, "B 2"]
+    """height and width, px"""
+
+    @classmethod
+    def of(cls, batch: Batch, canvas: Canvas) -> "Shown":
+        """Those that lie on a canvas."""
+        sizes = np.array([canvas.size_of(*each) for each in batch["extent"].tolist()], np.int32)
+        pairs = zip(batch["pixels"], sizes, strict=True)
+        return cls([pixels[:height, :width] for pixels, (height, width) in pairs], sizes)
+
+
+class FilmStylizer:
+    """The same of frames: each begins with what was made of the one before.
+
+    reads   id          str    (B,)          whose folder is the film
+    and all that `Stylizer` reads; it adds the same.
+
+    A film begins anew with each slice, where a frame has another size, and with each folder. Frames
+    that failed are passed over.
+    """
+
+    def __init__(self, stylizer: Stylizer) -> None:
+        self.stylizer = stylizer
+
+    def __call__(self, batch: Batch) -> Batch:
+        (found,) = self.regrouped(iter([batch]))
+        return found
+
+    def regrouped(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """Of each batch of a slice, in order."""
+        film, before = None, dict[str, Picture]()
+        for batch in batches:
+            shown = Shown.of(batch, self.stylizer.config.canvas())
+            with self.stylizer.borrowed() as stylists:
+                made: dict[str, list[Stylised]] = {name: [] for name in stylists}
+                for id, content in zip(batch["id"].tolist(), shown.contents, strict=True):
+                    here = (id.rpartition("/")[0], content.shape)
+                    film, before = here, before if here == film else {}
+                    for name, stylist in stylists.items():
+                        assert isinstance(stylist, Follower)
+                        made[name].append(stylist.follow(content, before.get(name)))
+                    before = {name: found[-1].pixels for name, found in made.items()}
+            yield self.stylizer.columns(shown, made)
+
+
+def style_name(style: str) -> str:
+    """What a style is called: its name, or that of its file."""
+    return ENDING.sub("", style.rpartition("/")[2])
+
+
+def with_all_styles(config: StylizeConfig, card: Card) -> StylizeConfig:
+    """A picture in each style that a network learnt, where it learnt several and none is named."""
+    if config.styles or len(card.classes) < 2 or not card.is_painter:
+        return config
+    return replace(config, styles=card.classes, each=True)
 
 
 def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
@@ -120,17 +228,34 @@ def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
             raise ValueError("op.styles: a picture in whose manner others are to be made")
         return False
     there = ", ".join(card.classes)
-    if not config.styles and len(card.classes) > 1:
-        raise ValueError(f"op.styles: which of {there}? {weights} learnt them all")
     if unknown := [style for style in config.styles if style not in card.classes]:
         raise ValueError(f"op.styles: {weights} did not learn {', '.join(unknown)}, but {there}")
+    if config.smooth:
+        raise ValueError(
+            f"op.smooth: {weights} paints each picture in one pass; only what is optimised can "
+            "begin with the picture before"
+        )
     if config.gatys != GatysConfig():
         raise ValueError(f"op.gatys: {weights} paints in one pass; nothing is optimised")
     return True
 
 
-def make_stylizer(styles: Sequence[Picture], config: StylizeConfig, callers: int = 1) -> Stylizer:
+def make_stylizer(
+    styles: Sequence[Picture], config: StylizeConfig, callers: int = 1
+) -> Stylizer | FilmStylizer:
     """The operator for decoded pictures of the styles, safe in so many threads."""
     from vision_ops.style.make import make_stylists  # torch: actors pay, not drivers
 
-    return Stylizer(config, make_stylists(styles, config, callers))
+    stylizer = Stylizer(config, make_stylists(styles, config, callers))
+    return FilmStylizer(stylizer) if config.smooth else stylizer
+
+
+def _values(each: Any) -> Iterable[Any]:
+    return each.values() if isinstance(each, dict) else each
+
+
+def _objects(values: Sequence[Any]) -> np.ndarray:
+    """A column of whatever they are."""
+    column = np.empty(len(values), object)
+    column[:] = values
+    return column

@@ -18,7 +18,6 @@ from vision_ops.precision import num_threads
 from vision_ops.precision.verdicts import converted_path, last_line
 from vision_ops.weights import cache_folder
 
-
 logger = logging.getLogger(__name__)
 
 Forward = Callable[..., Sequence[Tensor]]
@@ -42,9 +41,9 @@ def open_forward(
 
     It is called with tensors of `example`'s shape and dtype; with `any_size` that is (B, H, W, C),
     and H and W may be others each time. `others` are examples of further inputs, with shapes that
-    stay: what can change without another conversion. `name` is that of its weights: under it a conversion is
-    kept in the cache folder. One that OpenVINO cannot convert stays with torch, which is said. On a
-    CPU the same images give the same bits whatever else was asked before.
+    stay: what can change without another conversion. `name` is that of its weights: under it a
+    conversion is kept in the cache folder. One that OpenVINO cannot convert stays with torch, which
+    is said. On a CPU the same inputs give the same bits whatever else was asked before.
     """
     if example.device.type != "cpu":
         return network.to(memory_format=torch.channels_last)

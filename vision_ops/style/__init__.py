@@ -29,3 +29,17 @@ class Stylist(Protocol):
         time. Not called by several threads.
         """
         ...
+
+
+@runtime_checkable
+class Follower(Protocol):
+    """A `Stylist` that can begin with another picture than the content."""
+
+    def follow(
+        self, content: UInt8[np.ndarray, "H W 3"], before: UInt8[np.ndarray, "H W 3"] | None
+    ) -> Stylised:
+        """A picture of one frame, beginning with what was made of the frame before it.
+
+        None: there is none, and it is as `Stylist` makes it.
+        """
+        ...

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Real, UInt8
 from torch import Tensor
 
 from vision_ops.models.style_transform import Block, Layer, StyleTransform
@@ -26,7 +26,7 @@ class Map:
     norm is applied when the next layer reads.
     """
 
-    values: Float[Tensor, "C H W"]
+    values: Real[Tensor, "C H W"]
     scale: Float[Tensor, " C"]
     shift: Float[Tensor, " C"]
     act: bool

@@ -1,5 +1,6 @@
 """Pictures painted by a trained network, in one pass each."""
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -57,10 +58,9 @@ class FeedForward:
                 f"weights {checkpoint}: {card.network} paints no pictures; "
                 "`python -m jobs.train_style` trains what does"
             )
-        weights = style_weights(card, styles or {}, str(checkpoint))
-        self.styles = dict(zip(card.classes, weights.tolist(), strict=True))
-        """name -> share, all styles of the checkpoint; the sum is 1"""
-        self.blend = torch.from_numpy(weights)[None].to(self.device)
+        self.card, self.network, self.checkpoint = card, network, str(checkpoint)
+        self.tile_px = tile_px
+        self._take(styles or {})
         example = torch.zeros((1, EXAMPLE_PX, EXAMPLE_PX, 3), dtype=torch.uint8, device=self.device)
         self.forward = open_forward(
             FromPixels(network).eval(),
@@ -70,8 +70,22 @@ class FeedForward:
             any_size=True,
             callers=callers,
         )
-        self.tile_px = tile_px
-        self.painter = BandPainter(network, self.blend, tile_px**2 // BANDS)
+
+    def in_styles(self, styles: Mapping[str, float]) -> "FeedForward":
+        """The same network for another blend; both count as one caller where one thread has both.
+
+        Raises ValueError as the first did.
+        """
+        other = copy.copy(self)
+        other._take(styles)
+        return other
+
+    def _take(self, styles: Mapping[str, float]) -> None:
+        weights = style_weights(self.card, styles, self.checkpoint)
+        self.styles = dict(zip(self.card.classes, weights.tolist(), strict=True))
+        """name -> share, all styles of the checkpoint; the sum is 1"""
+        self.blend = torch.from_numpy(weights)[None].to(self.device)
+        self.painter = BandPainter(self.network, self.blend, self.tile_px**2 // BANDS)
 
     @torch.inference_mode()
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:

@@ -1,5 +1,6 @@
 """Style transfer by optimising the picture itself (Gatys et al. 2016)."""
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import nullcontext
@@ -52,9 +53,18 @@ class Gatys:
     ) -> None:
         self.config = config
         self.device = pick_device()
-        parts = _shares(len(styles), shares)
         self.objective = Objective(config, weights, self.device, tile_px)
         self.features = self.objective.features
+        self._take(styles, shares)
+
+    def in_styles(self, styles: Sequence[Picture], shares: Sequence[float] = ()) -> "Gatys":
+        """The same for other styles, by the same network; for the same thread."""
+        other = copy.copy(self)
+        other._take(styles, shares)
+        return other
+
+    def _take(self, styles: Sequence[Picture], shares: Sequence[float]) -> None:
+        parts = _shares(len(styles), shares)
         for number, style in enumerate(styles):
             self._check_style(number, style)
         pairs = zip(styles, parts, strict=True)
@@ -83,21 +93,34 @@ class Gatys:
                 done.update(zip(part, batch, strict=True))
         return [done[index] for index in range(len(contents))]
 
-    def optimise(self, contents: UInt8[np.ndarray, "B H W 3"]) -> list[Stylised]:
-        """The same of pictures of one size, in one batch."""
+    def follow(self, content: Picture, before: Picture | None) -> Stylised:
+        """See `Follower`: at the picture's own size alone, with the rate that others end with."""
+        begin = None if before is None else before[None]
+        with one_thread() if self.device.type == "cpu" else nullcontext():
+            return self.optimise(content[None], begin)[0]
+
+    def optimise(
+        self,
+        contents: UInt8[np.ndarray, "B H W 3"],
+        begin: UInt8[np.ndarray, "B H W 3"] | None = None,
+    ) -> list[Stylised]:
+        """The same of pictures of one size, in one batch; beginning with others, if given."""
         pixels = _to_images(contents, self.device)
         least = self.features.least_side_px
         height, width = contents.shape[1:3]
         full = _resize(pixels, *_scaled(height, width, 1.0, least))
         image, targets = None, None
-        for level in reversed(range(self.config.levels)):
+        if begin is not None:
+            image = _resize(_to_images(begin, self.device), *full.shape[2:])
+        for level in reversed(range(1 if begin is not None else self.config.levels)):
             size = _scaled(full.shape[2], full.shape[3], 0.5**level, 1)
             if level and min(size) < least:
                 continue
             content = _resize(full, *size)
             targets = Targets(self.objective.content(content), self._style(level))
             image = self._start(content) if image is None else _resize(image, *size)
-            image = self._descend(image.clamp(0, 1), targets)
+            fade = 1.0 if begin is None else LAST_RATE
+            image = self._descend(image.clamp(0, 1), targets, fade)
         assert image is not None
         assert targets is not None
         if not image.isfinite().all():
@@ -145,9 +168,10 @@ class Gatys:
         generator = torch.Generator().manual_seed(self.config.seed)
         return torch.rand(1, *content.shape[1:], generator=generator).to(content).expand_as(content)
 
-    def _descend(self, images: Images, targets: Targets) -> Images:
+    def _descend(self, images: Images, targets: Targets, fade: float) -> Images:
+        """With a learning rate of Adam that is multiplied by `fade`."""
         if self.config.optimiser == "adam":
-            return self._descend_by_adam(images, targets)
+            return self._descend_by_adam(images, targets, fade)
         return torch.cat(
             [
                 self._descend_by_lbfgs(image[None], targets.of(index))
@@ -155,13 +179,13 @@ class Gatys:
             ]
         )
 
-    def _descend_by_adam(self, images: Images, targets: Targets) -> Images:
+    def _descend_by_adam(self, images: Images, targets: Targets, fade: float) -> Images:
         image = images.clone().requires_grad_()
         optimizer = torch.optim.Adam([image], eps=1e-12)
         (group,) = optimizer.param_groups
         for step in range(self.config.steps):
             fallen = (1 + math.cos(math.pi * step / self.config.steps)) / 2
-            group["lr"] = self.config.rate * (LAST_RATE + (1 - LAST_RATE) * fallen)
+            group["lr"] = fade * self.config.rate * (LAST_RATE + (1 - LAST_RATE) * fallen)
             _, image.grad = self.objective.gradient(image, targets)
             optimizer.step()
             with torch.no_grad():

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 
 from vision_ops.style.features import FeatureNetwork
 
-PROBES_PX = (256, 384)
-"""sides of the pictures by which strides are found: 128 apart, what strides divide"""
+PROBES_PX = (128, 192)
+"""sides of the pictures by which strides are found: 64 apart, what strides divide"""
 TOLERANCE = 1e-3
 """of the maps of tiles against those of a whole, relative to the largest value"""
 WINDOWS = (nn.Conv2d, nn.MaxPool2d, nn.AvgPool2d)

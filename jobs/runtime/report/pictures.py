@@ -3,26 +3,22 @@
 import hashlib
 import heapq
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pyarrow as pa
 
+from jobs.runtime.drawn import Made, by_picture
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, figures_of, title_of
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.page import Chart, Figure, Section, Thumbnail, page
 from jobs.runtime.run import Run
 
-COLUMNS = (
-    *("id", "uri", "status", "stage", "error", "image_uri"),
-    *("total_loss", "total_at_start_loss"),
-)
 NUM_PICTURES = 12
 NUM_BINS = 20
-Show = Callable[[Mapping[str, str]], Mapping[str, bytes]]
-"""ids and the URIs of the pictures made -> what is shown of them; those gone are left out"""
+Show = Callable[[Sequence[Made]], Mapping[str, bytes]]
+"""what is shown of pictures, by their URIs; those gone are left out"""
 
 
 class Summary:
@@ -30,31 +26,30 @@ class Summary:
 
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter(ok=0, failed=0)
-        self.some: list[tuple[bytes, str, str, float]] = []
-        self.worst: list[tuple[float, str, str]] = []
+        self.pictures = 0
+        self.some: list[tuple[bytes, Made, float]] = []
+        self.worst: list[tuple[float, Made]] = []
         self.bins = np.zeros(NUM_BINS, np.int64)
         self.causes = Causes()
 
     def add(self, batch: pa.RecordBatch) -> None:
-        """Add rows with COLUMNS."""
+        """Add rows of a run that made pictures."""
         failed = batch["status"].to_numpy(zero_copy_only=False) == "failed"
         bad, good = batch.filter(pa.array(failed)), batch.filter(pa.array(~failed))
         self.counts.update(ok=good.num_rows, failed=bad.num_rows)
         columns = [bad[name].to_pylist() for name in ("id", "uri", "stage", "error")]
         for row in zip(*columns, strict=True):
             self.causes.add(*row)
-        ids, uris = good["id"].to_pylist(), good["image_uri"].to_pylist()
-        left = _part_left(good)
+        pictures = by_picture(good)
+        self.pictures += pictures.num_rows
+        left = _part_left(pictures)
         known = np.isfinite(left)
         self.bins += np.histogram(left[known].clip(0, 1), NUM_BINS, range=(0, 1))[0]
-        told = list(zip(ids, uris, left.tolist(), strict=True))
-        some = [(_order(id), id, uri, part) for id, uri, part in told]
+        columns = [pictures[name].to_pylist() for name in ("id", "style", "image_uri")]
+        made = [Made(*each) for each in zip(*columns, strict=True)]
+        some = [(_order(one.id), one, part) for one, part in zip(made, left.tolist(), strict=True)]
         self.some = heapq.nsmallest(NUM_PICTURES, [*self.some, *some])
-        worst = [
-            (-part, id, uri)
-            for (id, uri, part), is_known in zip(told, known, strict=True)
-            if is_known
-        ]
+        worst = [(-part, one) for _, one, part in some if np.isfinite(part)]
         self.worst = heapq.nsmallest(NUM_PICTURES, [*self.worst, *worst])
 
 
@@ -72,39 +67,35 @@ def _part_left(good: pa.RecordBatch) -> np.ndarray:
     return np.divide(last, first, out=np.full(len(last), np.nan), where=first > 0)
 
 
-def write(run: Run, show: Show) -> str:
-    """Put report/index.html of a run; returns its URI."""
+def write(run: Run, show: Show, text: str) -> str:
+    """Put report/index.html of a run, `text` above its pictures; returns its URI."""
     summary = Summary()
-    for batch in run.results(COLUMNS):
+    for batch in run.results():
         summary.add(batch)
-    sections = [*_pictures(summary, show), *_losses(summary), *_failed(summary), *about(run)]
+    sections = [*_pictures(summary, show, text), *_losses(summary), *_failed(summary), *about(run)]
     counts = summary.counts
     figures: list[Figure] = list(figures_of(run, counts["ok"], counts["failed"]))
     return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
 
 
-def _pictures(summary: Summary, show: Show) -> Iterator[Section]:
-    rows: list[tuple[str, list[Any]]] = [
-        (
-            "Some of the pictures",
-            [(id, uri, part) for _, id, uri, part in sorted(summary.some, key=lambda one: one[1])],
-        )
-    ]
-    if len(summary.worst) == NUM_PICTURES and summary.counts["ok"] > NUM_PICTURES:
-        rows.append(("Most loss left", [(id, uri, -part) for part, id, uri in summary.worst]))
+def _pictures(summary: Summary, show: Show, text: str) -> Iterator[Section]:
+    some = sorted((one, part) for _, one, part in summary.some)
+    rows = [("Some of the pictures", some)]
+    if len(summary.worst) == NUM_PICTURES and summary.pictures > NUM_PICTURES:
+        rows.append(("Most loss left", [(one, -part) for part, one in summary.worst]))
     for title, pictures in rows:
-        images = show({id: uri for id, uri, _ in pictures}) if pictures else {}
+        images = show([one for one, _ in pictures]) if pictures else {}
         thumbnails = [
-            Thumbnail(
-                title=id,
-                image=images.get(id, b""),
-                caption=f"{part:.1%} of the loss left" if np.isfinite(part) else "",
-            )
-            for id, _, part in pictures
+            Thumbnail(title=one.id, image=images.get(one.uri, b""), caption=_told(one, part))
+            for one, part in pictures
         ]
         if thumbnails:
-            text = "Below in each are the image that it was made of, and the styles."
             yield Section(title=title, text=text, thumbnails=thumbnails)
+
+
+def _told(one: Made, part: float) -> str:
+    left = f"{part:.1%} of the loss left" if np.isfinite(part) else ""
+    return ": ".join(filter(None, (one.style, left)))
 
 
 def _losses(summary: Summary) -> Iterator[Section]:
