@@ -208,25 +208,29 @@ def test_the_same_request_gives_the_same_bytes_and_another_style_is_another_run(
         stylize.main(asked(photos, weights, str(tmp_path / "other.png"), tmp_path / "first"))
 
 
-@pytest.fixture(scope="module")
-def painter(tmp_path_factory: pytest.TempPathFactory) -> str:
+def save_painter(path: Path, network: str) -> str:
     """An untrained network of two styles."""
-    path = tmp_path_factory.mktemp("painter") / "painter.safetensors"
     torch.manual_seed(0)
-    network = build("style_transform:4", 2)
+    model = build(network, 2)
     with torch.no_grad():
-        for tensor in network.parameters():
+        for tensor in model.parameters():
             tensor.add_(0.2 * torch.randn_like(tensor))
     card = Card(
-        network="style_transform:4",
+        network=network,
         classes=("waves", "dots"),
         preprocess=Canvas(longest_px=512),
         licence="none",
         source="random",
         embedding_size=0,
     )
-    save_checkpoint(path, network, card)
+    save_checkpoint(path, model, card)
     return str(path)
+
+
+@pytest.fixture(scope="module")
+def painter(tmp_path_factory: pytest.TempPathFactory) -> str:
+    path = tmp_path_factory.mktemp("painter") / "painter.safetensors"
+    return save_painter(path, "style_transform:4")
 
 
 def test_a_trained_network_paints_in_its_styles_by_their_shares(

@@ -51,7 +51,8 @@ class StylizeConfig:
     """how pictures are optimised, where no trained network makes them"""
     smooth: bool = False
     """pictures of a folder are frames of a film, in the order of their names: each is optimised
-    beginning with what became of the one before it in its slice, so that it flickers less"""
+    beginning with what became of the one before it in its slice, so that what stands still does
+    not flicker; what moves is painted anew as ever"""
     tile_px: int = TILE_PX
     """pictures of more pixels than its square are worked on in tiles of about that side, or in
     bands: memory is bounded, and the result the same within rounding"""
