@@ -11,11 +11,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from jobs.runtime.drawn import IMAGE_URI
 from jobs.runtime.examples import Examples
 from jobs.runtime.objects import Marked, fitted, from_truth
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run, TooManyFailedError
-from jobs.runtime.work import IMAGE_URI, Work
+from jobs.runtime.work import Work
 from vision_ops.boxes import area, clip, to_network
 from vision_ops.decode import DecodeConfig, UnreadableImageError
 from vision_ops.decoders import make_decoder

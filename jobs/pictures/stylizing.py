@@ -11,9 +11,10 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageOps
 
+from jobs.runtime.drawn import IMAGE_URI
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import Storage, absolute
-from jobs.runtime.work import IMAGE_URI, Work
+from jobs.runtime.work import Work
 from vision_ops.card import sha256_file
 from vision_ops.decode import DecodeConfig, DecodeWhole, UnreadableImageError, read_rgb
 from vision_ops.operators.stylize import LEAST_PX, LOSSES, StylizeConfig, make_stylizer

@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
+from jobs.runtime.drawn import NoPictures
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock, rate_text
 from jobs.runtime.reading import Clock, DecodedBatch, SliceReader
@@ -74,7 +75,7 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     marks = [(0, time.perf_counter())]  # rows so far, and when
     with closing(reader), closing(_batches(reader, plan)) as batches:
         some = islice(batches, WARM_UP_BATCHES + TIMED_BATCHES)
-        for table in writer.infer_all(some, Clock(), dry=True):
+        for table in writer.infer_all(some, Clock(), NoPictures()):
             marks.append((marks[-1][0] + table.num_rows, time.perf_counter()))
             if marks[-1][1] - marks[0][1] > PATIENCE_S and len(marks) > 2:
                 break

@@ -11,7 +11,6 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
 from itertools import chain
@@ -23,25 +22,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from jobs.runtime.decoding import Decoder
+from jobs.runtime.drawn import IMAGE_URI, IMAGE_URIS, FilePictures, Pictures, TarPictures
 from jobs.runtime.plan import Plan
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Row, Slice
-from jobs.runtime.sources import SHARD_SUFFIXES
 
 Batch = dict[str, Any]
-IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
-PUTS_IN_FLIGHT = 16
-NAMED = {
-    ending: re.compile(rf"(.+)\.{ending.replace('jpg', 'jpe?g')}", re.IGNORECASE | re.DOTALL)
-    for ending in ("jpg", "png", "webp")
-}
-"""names of pictures of each format"""
-ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
-ESCAPE = re.compile("%(?=2[35E])")
-"""what stands for something else in a picture's name, and is meant as it is"""
-SHARD = re.compile(rf"^([^#]*(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#", re.IGNORECASE)
 ROW_SCHEMA = pa.schema(
     [
         pa.field("id", pa.string(), nullable=False),
@@ -77,11 +65,13 @@ class Work:
     """a picture of a good row, from the bytes of its image and what the operator added; it is put
     at `image_name` before the part that names it in the column IMAGE_URI. Empty bytes: nothing can
     be drawn, the column is null; it raises nothing for bad images"""
+    draw_each: Callable[[str, Mapping[str, Any]], Mapping[str, bytes]] | None = None
+    """any number of pictures of a good row by names, from its id and what the operator added; they
+    are put at `image_name` of these before the part that names them in the column IMAGE_URIS"""
     image_ending: str = "jpg"
     """format of what is drawn: jpg, png or webp"""
-    draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None
-    """any number of JPEGs of a good row, from what the operator added; they are put at
-    images/<id>/0.jpg, 1.jpg, … before the part that names them in the column IMAGE_URIS"""
+    archives: bool = False
+    """pictures of a slice go into one tar of their own, see `TarPictures`"""
 
 
 @runtime_checkable
@@ -149,9 +139,10 @@ class SliceWriter:
         Raises RuntimeError where the rows are not as many as the plan expects.
         """
         first = next(batches, None)  # read and decode ahead of this slice's turn
+        pictures = self._pictures(piece)
         with self.turns:
             ready = [] if first is None else [first]
-            tables = list(self.infer_all(chain(ready, batches), clock))
+            tables = list(self.infer_all(chain(ready, batches), clock, pictures))
         table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
         if piece.rows not in (UNKNOWN, table.num_rows):
             raise RuntimeError(
@@ -162,6 +153,7 @@ class SliceWriter:
         failed = sum(causes.values())
         ok = table.num_rows - failed
         with clock.measure("write"):
+            pictures.finish()
             self._put(piece, table, {"ok": str(ok), "failed": str(failed)})
         return Receipt(
             slice_id=piece.slice_id,
@@ -174,11 +166,11 @@ class SliceWriter:
         )
 
     def infer_all(
-        self, batches: Iterator[DecodedBatch], clock: Clock, *, dry: bool = False
+        self, batches: Iterator[DecodedBatch], clock: Clock, pictures: Pictures
     ) -> Iterator[pa.Table]:
         """A table per batch, in order: its rows with the operator's columns, nulls in failed ones.
 
-        What is drawn of them is put; where `dry`, it is drawn and let go.
+        What is drawn of them goes to `pictures`.
         """
         taken: deque[DecodedBatch] = deque()
         taking = Clock()
@@ -200,24 +192,26 @@ class SliceWriter:
             waited = taking.seconds["batches"] - before
             clock.seconds["operate"] += time.perf_counter() - start - waited
             while taken and all(row.error for row in taken[0].rows):
-                yield self._tabulated(taken.popleft(), {}, clock, dry=dry)
+                yield self._tabulated(taken.popleft(), {}, clock, pictures)
             if added is None:
                 if taken:
                     raise RuntimeError(f"operator: gave nothing for {len(taken)} batches")
                 return
-            yield self._tabulated(taken.popleft(), added, clock, dry=dry)
+            yield self._tabulated(taken.popleft(), added, clock, pictures)
 
     def _operate(self, inputs: Iterator[Batch]) -> Iterator[Batch]:
         if isinstance(self.operator, Regroups):
             return self.operator.regrouped(inputs)
         return map(self.operator, inputs)
 
-    def _tabulated(self, batch: DecodedBatch, added: Batch, clock: Clock, *, dry: bool) -> pa.Table:
+    def _tabulated(
+        self, batch: DecodedBatch, added: Batch, clock: Clock, pictures: Pictures
+    ) -> pa.Table:
         good = [not row.error for row in batch.rows]
         if added and (self.work.draw or self.work.draw_each):
             rows = [row for row in batch.rows if not row.error]
             with clock.measure("write"):
-                added = {**added, **self._put_images(rows, added, dry=dry)}
+                added = {**added, **self._drawn(rows, added, pictures)}
         places = np.cumsum(good) - 1
         where = pa.array(np.where(good, places, 0), mask=~np.array(good, bool), type=pa.int64())
         written: dict[str, pa.Array] = {
@@ -236,32 +230,23 @@ class SliceWriter:
                 written[column.name] = pa.nulls(len(good), column.type)
         return pa.table(written, schema=self.schema)
 
-    def _put_images(self, rows: Sequence[Row], added: Batch, *, dry: bool) -> Batch:
-        """The column that names what was drawn of good rows; the pictures are put whole.
+    def _pictures(self, piece: Slice) -> Pictures:
+        if self.work.archives:
+            return TarPictures(self.run, piece.slice_id, self.work.image_ending)
+        return FilePictures(self.run, self.work.image_ending)
 
-        IMAGE_URI holds None for empty bytes.
-        """
+    def _drawn(self, rows: Sequence[Row], added: Batch, pictures: Pictures) -> Batch:
+        """The column that names what was drawn of good rows: in IMAGE_URI None for empty bytes."""
         told = [{name: column[k] for name, column in added.items()} for k in range(len(rows))]
-        images: dict[str, bytes] = {}
         if draw := self.work.draw:
-            name, uris = IMAGE_URI, list[Any]()
-            for row, each in zip(rows, told, strict=True):
-                image = draw(row.data, each)
-                uri = self.run.path(image_name(row.id, self.work.image_ending))
-                images |= {uri: image} if image else {}
-                uris.append(uri if image else None)
-        else:
-            assert self.work.draw_each is not None
-            name, uris = IMAGE_URIS, []
-            for row, each in zip(rows, told, strict=True):
-                drawn = self.work.draw_each(each)
-                places = [self.run.path(image_name(f"{row.id}/{k}")) for k in range(len(drawn))]
-                images |= dict(zip(places, drawn, strict=True))
-                uris.append(places)
-        if not dry:
-            with ThreadPoolExecutor(PUTS_IN_FLIGHT) as pool:
-                list(pool.map(lambda pair: self.run.storage.put(*pair), images.items()))
-        return {name: uris}
+            drawn = [draw(row.data, each) for row, each in zip(rows, told, strict=True)]
+            named = [{row.id: data} if data else {} for row, data in zip(rows, drawn, strict=True)]
+            uris = pictures.put(named)
+            return {IMAGE_URI: [each[0] if each else None for each in uris]}
+        draw_each = self.work.draw_each
+        assert draw_each is not None
+        named = [draw_each(row.id, each) for row, each in zip(rows, told, strict=True)]
+        return {IMAGE_URIS: pictures.put(named)}
 
     def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
         described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}
@@ -296,21 +281,6 @@ class SliceWorker:
         """End the decoders."""
         for reader in self.readers:
             reader.close()
-
-
-def image_name(id: str, ending: str = "jpg") -> str:
-    """Where in a run directory the picture of a row lies: another name for each id, without #.
-
-    A shard is a folder, and a picture of the format `ending` (jpg, png, webp) keeps its name: of
-    JPEGs `a.tar#b.jpg` is a.tar/b.jpg, `x.png` x.png.jpg. One that might be taken for another's
-    gets the ending twice: `x.png.jpg` is x.png.jpg.jpg. Ids hold names out of archives that
-    strangers made: none of them leads out of the folder.
-    """
-    named = NAMED[ending].fullmatch(id)
-    name = id if named and not ENDING.search(named[1]) else f"{id}.{ending}"
-    name = ESCAPE.sub("%25", SHARD.sub(r"\1/", name, count=1)).replace("#", "%23")
-    parts = [p.replace(".", "%2E") if p in (".", "..") else p for p in name.split("/")]
-    return f"images/{'/'.join(parts)}"
 
 
 def to_arrow(values: Any, type: pa.DataType) -> pa.Array:

@@ -120,7 +120,7 @@ def test_style_layers_weigh_what_is_asked_for_else_what_is_known_else_the_same(t
     def lambdas(convention: Any, **changes: Any) -> tuple[float, ...]:
         features = FeaturesConfig(**changes)
         config = asked(features=features, costs=CostsConfig(convention=convention))
-        return Gatys(config, weights, [stripes(32, 32)]).lambdas
+        return tuple(Gatys(config, weights, [stripes(32, 32)]).objective.lambdas.values())
 
     layers = LAYERS["torchvision:squeezenet1_1"].style
     for convention in ("paper", "mean"):
@@ -333,6 +333,6 @@ def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
         for path in ("content/amber.jpg", "styles/candy.jpg")
     )
     gatys = Gatys(asked(steps=30, levels=2), weights, [style])
-    assert gatys.layers == LAYERS["torchvision:squeezenet1_1"]
+    assert gatys.objective.layers == LAYERS["torchvision:squeezenet1_1"]
     (result,) = gatys([content])
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]

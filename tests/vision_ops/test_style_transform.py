@@ -167,7 +167,6 @@ def test_a_width_that_is_none_is_refused(name: str):
 
 
 BLEND = {"waves": 1, "7": 3}
-"""one for all tests: each other one is converted anew"""
 SIZES = ((16, 16), (33, 47), (16, 16), (64, 21))
 
 
@@ -244,7 +243,7 @@ def test_a_classifier_is_refused_as_a_painter(tmp_path: Path):
 def test_pixels_and_images_are_one_network():
     network, pixels = small(), torch.from_numpy(np.stack(pictures((16, 20))))
     with torch.inference_mode():
-        found = FromPixels(network, shares(0, 0.5, 0.5))(pixels)[0]
+        found = FromPixels(network)(pixels, shares(0, 0.5, 0.5))[0]
         images = pixels.permute(0, 3, 1, 2).float() / 255
         wanted = network(images, shares(0, 0.5, 0.5)).permute(0, 2, 3, 1) * 255
     torch.testing.assert_close(found, wanted)

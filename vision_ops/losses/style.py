@@ -50,10 +50,23 @@ def content_loss(
 
     `paper` is J = 1/2 ||a_C - a_G||^2: it grows with the picture, as the style's does not.
     """
-    distance = _squares(features - target)
-    if convention == "paper":
-        return distance / 2
-    return distance / (features[0].numel() if convention == "mean" else _energy(target))
+    return squared_distance(features, target) / content_divisor(target, convention)
+
+
+def squared_distance(
+    features: Float[Tensor, "B C H W"], target: Float[Tensor, "#B C H W"]
+) -> Float[Tensor, " B"]:
+    """Sum of the squared differences of features; those of tiles add up to that of a whole map."""
+    return _squares(features - target)
+
+
+def content_divisor(
+    target: Float[Tensor, "B C H W"], convention: StyleConvention
+) -> Float[Tensor, " B"]:
+    """What `content_loss` divides the squared distance from a whole target by."""
+    if convention == "relative":
+        return _energy(target)
+    return target.new_full((len(target),), 2 if convention == "paper" else target[0].numel())
 
 
 def style_loss(

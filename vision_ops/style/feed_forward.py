@@ -1,7 +1,7 @@
 """Pictures painted by a trained network, in one pass each."""
 
-import hashlib
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,14 +11,18 @@ from torch import Tensor, nn
 
 from vision_ops.card import Card, sha256_file
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.device import pick_device
+from vision_ops.device import one_thread, pick_device
 from vision_ops.models.style_transform import STRIDE, StyleTransform
 from vision_ops.precision.forward import open_forward
 from vision_ops.style import Stylised
+from vision_ops.style.bands import BandPainter
+from vision_ops.style.gatys_config import TILE_PX
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 GPU_PASS_SIZE = 8
 """pictures of one size in a pass on a GPU"""
+BANDS = 8
+"""bands of a picture that is just too large for a pass"""
 EXAMPLE_PX = 32
 """sides of the picture that a conversion is tried on"""
 
@@ -28,7 +32,9 @@ class FeedForward:
 
     On a CPU each picture is a pass of its own, compiled by OpenVINO where that can be had (1.4 to
     2 times as fast as torch, within 0.01 of 255 of it): the same bits whatever else is asked for.
-    On a GPU pictures of one size share a pass. So many threads as `callers` says may call it.
+    On a GPU pictures of one size share a pass. Those of more than `tile_px` squared pixels are
+    painted in bands, in bounded memory (`BandPainter`). So many threads as `callers` says may call
+    it.
     """
 
     def __init__(
@@ -36,6 +42,7 @@ class FeedForward:
         checkpoint: str | Path,
         styles: Mapping[str, float] | None = None,
         callers: int = 1,
+        tile_px: int = TILE_PX,
     ) -> None:
         """`styles` says the share of each style by its name or its number, 0 the first.
 
@@ -53,12 +60,18 @@ class FeedForward:
         weights = style_weights(card, styles or {}, str(checkpoint))
         self.styles = dict(zip(card.classes, weights.tolist(), strict=True))
         """name -> share, all styles of the checkpoint; the sum is 1"""
-        blend = torch.from_numpy(weights)[None].to(self.device)
+        self.blend = torch.from_numpy(weights)[None].to(self.device)
         example = torch.zeros((1, EXAMPLE_PX, EXAMPLE_PX, 3), dtype=torch.uint8, device=self.device)
-        name = f"{sha256_file(checkpoint)[:16]}-{hashlib.sha256(weights.tobytes()).hexdigest()[:8]}"
         self.forward = open_forward(
-            FromPixels(network, blend).eval(), name, example, any_size=True, callers=callers
+            FromPixels(network).eval(),
+            sha256_file(checkpoint)[:16],
+            example,
+            others=[self.blend],
+            any_size=True,
+            callers=callers,
         )
+        self.tile_px = tile_px
+        self.painter = BandPainter(network, self.blend, tile_px**2 // BANDS)
 
     @torch.inference_mode()
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:
@@ -66,28 +79,37 @@ class FeedForward:
         painted: dict[int, Picture] = {}
         size = 1 if self.device.type == "cpu" else GPU_PASS_SIZE
         for numbers in _of_one_size(contents, size):
+            height, width, _ = contents[numbers[0]].shape
             rows = np.stack([_filled_up(contents[number]) for number in numbers])
-            found = self.forward(torch.from_numpy(rows).to(self.device))[0].cpu().numpy()
+            found = self._painted(torch.from_numpy(rows).to(self.device))
             for number, picture in zip(numbers, found, strict=True):
-                height, width = contents[number].shape[:2]
-                painted[number] = picture[:height, :width].round().astype(np.uint8)
+                painted[number] = picture[:height, :width]
         return [Stylised(painted[number], {}) for number in range(len(contents))]
+
+    def _painted(self, pixels: UInt8[Tensor, "B H W 3"]) -> Iterator[UInt8[np.ndarray, "H W 3"]]:
+        """In one pass, or each in bands."""
+        if pixels[0, :, :, 0].numel() <= self.tile_px**2:
+            found = self.forward(pixels, self.blend)[0].cpu().numpy()
+            return (picture.round().astype(np.uint8) for picture in found)
+        with one_thread() if self.device.type == "cpu" else nullcontext():
+            return iter([self.painter(each).cpu().numpy() for each in pixels])
 
 
 class FromPixels(nn.Module):
     """uint8 (B, H, W, 3), sRGB, sides multiples of 4 -> float (B, H, W, 3), 0..255, in one blend.
 
-    `blend` is (1, S).
+    The blend is (1, S).
     """
 
-    def __init__(self, network: StyleTransform, blend: Tensor) -> None:
+    def __init__(self, network: StyleTransform) -> None:
         super().__init__()
         self.network = network
-        self.blend = nn.Buffer(blend)
 
-    def forward(self, pixels: UInt8[Tensor, "B H W 3"]) -> tuple[Tensor]:
+    def forward(
+        self, pixels: UInt8[Tensor, "B H W 3"], blend: Float32[Tensor, "1 S"]
+    ) -> tuple[Tensor]:
         images = pixels.permute(0, 3, 1, 2).float() / 255
-        return ((self.network.paint(images, self.blend) * 255).permute(0, 2, 3, 1),)
+        return ((self.network.paint(images, blend) * 255).permute(0, 2, 3, 1),)
 
 
 def style_weights(card: Card, styles: Mapping[str, float], name: str) -> Float32[np.ndarray, " S"]:

@@ -1,10 +1,9 @@
 """Style transfer by optimising the picture itself (Gatys et al. 2016)."""
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -12,44 +11,20 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from vision_ops.card import read_card
-from vision_ops.device import pick_device
-from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
+from vision_ops.device import one_thread, pick_device
 from vision_ops.style import Stylised
-from vision_ops.style.features import LAMBDAS, FeatureNetwork, Layers, default_layers
-from vision_ops.style.gatys_config import FeaturesConfig, GatysConfig
+from vision_ops.style.gatys_config import TILE_PX, GatysConfig
+from vision_ops.style.objective import Objective, Targets, mixed
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Images = Float[Tensor, "B 3 H W"]
 TOGETHER_PX = 4_000_000
 """pixels of pictures that are optimised in one batch on an accelerator"""
-HISTORY = 20
-"""steps that L-BFGS remembers: two copies of the picture each"""
+HISTORY, HISTORY_BYTES = 20, 2_000_000_000
+"""steps that L-BFGS remembers, two copies of the picture each; fewer of one of 4 million pixels
+or more, but 3"""
 LAST_RATE = 0.1
 """the learning rate of the last step, in parts of that of the first"""
-
-
-class Costs(NamedTuple):
-    """What is lowered, of each picture."""
-
-    content: Float[Tensor, " B"]
-    """summed over content layers, not yet weighed"""
-    style: Float[Tensor, " B"]
-    """sum of lambda_l E_l, likewise"""
-    total: Float[Tensor, " B"]
-    """both and the total variation by their weights"""
-
-
-class Targets(NamedTuple):
-    """What a picture shall be like."""
-
-    content: Mapping[str, Float[Tensor, "B _ _ _"]]
-    style: Mapping[str, Float[Tensor, "1 _ _"]]
-
-    def of(self, index: int) -> "Targets":
-        """Those of one picture of the batch."""
-        own = {layer: maps[index : index + 1] for layer, maps in self.content.items()}
-        return Targets(own, self.style)
 
 
 class Gatys:
@@ -59,6 +34,9 @@ class Gatys:
     `styles` are pictures, sRGB 0..255, `shares` how much of each (all equal where none are given);
     their Gram matrices are mixed by these, and one of weight 0 counts as not given. Each style goes
     through the network once a level, when that is first needed, however many pictures follow.
+
+    Pictures and styles of more than `tile_px` squared pixels are seen in tiles, see `Objective`:
+    beside a few copies of the picture and the content's maps, memory is that of a tile.
 
     Raises ValueError for no styles, shares that do not fit, styles too small for the network or
     of which it makes what is no number, and what `FeatureNetwork` raises for.
@@ -70,16 +48,13 @@ class Gatys:
         weights: str | Path,
         styles: Sequence[Picture],
         shares: Sequence[float] = (),
+        tile_px: int = TILE_PX,
     ) -> None:
         self.config = config
         self.device = pick_device()
-        chosen = config.features
         parts = _shares(len(styles), shares)
-        network = read_card(weights).network
-        self.layers = _layers(chosen, network, str(weights))
-        self.lambdas = _lambdas(config, self.layers, network)
-        names = (*self.layers.content, *self.layers.style)
-        self.features = FeatureNetwork(weights, names, self.device, chosen.pooling)
+        self.objective = Objective(config, weights, self.device, tile_px)
+        self.features = self.objective.features
         for number, style in enumerate(styles):
             self._check_style(number, style)
         pairs = zip(styles, parts, strict=True)
@@ -103,7 +78,7 @@ class Gatys:
             most = 1 if self.device.type == "cpu" else max(1, TOGETHER_PX // (height * width))
             for first in range(0, len(indices), most):
                 part = indices[first : first + most]
-                with _one_thread() if self.device.type == "cpu" else nullcontext():
+                with one_thread() if self.device.type == "cpu" else nullcontext():
                     batch = self.optimise(np.stack([contents[index] for index in part]))
                 done.update(zip(part, batch, strict=True))
         return [done[index] for index in range(len(contents))]
@@ -120,7 +95,7 @@ class Gatys:
             if level and min(size) < least:
                 continue
             content = _resize(full, *size)
-            targets = Targets(self._content(content), self._style(level))
+            targets = Targets(self.objective.content(content), self._style(level))
             image = self._start(content) if image is None else _resize(image, *size)
             image = self._descend(image.clamp(0, 1), targets)
         assert image is not None
@@ -128,10 +103,9 @@ class Gatys:
         if not image.isfinite().all():
             raise ArithmeticError(f"pixels became what is no number: {self.config}")
         found = _to_pixels(_resize(image, height, width))
-        with torch.no_grad():
-            before = self._costs(self._start(full), targets)
-            seen = _resize(_to_images(found, self.device), *full.shape[2:])
-            after = self._costs(seen, targets)
+        before = self.objective.costs(self._start(full), targets)
+        seen = _resize(_to_images(found, self.device), *full.shape[2:])
+        after = self.objective.costs(seen, targets)
         if not after.total.isfinite().all():
             raise ArithmeticError(f"costs became what is no number: {self.config}")
         return [_stylised(*each) for each in zip(found, *after, before.total, strict=True)]
@@ -145,25 +119,17 @@ class Gatys:
                 f"{self.features.weights} needs {least} px a side"
             )
 
-    @torch.no_grad()
-    def _content(self, content: Images) -> dict[str, Tensor]:
-        maps = self.features(content)
-        return {layer: maps[layer] for layer in self.layers.content}
-
-    @torch.no_grad()
     def _style(self, level: int) -> dict[str, Tensor]:
         """Gram matrix of each style layer, mixed; styles are reduced as the picture is."""
         if level not in self.grams:
-            mixed: dict[str, Tensor] = {}
-            for style, share in self.styles:
-                maps = self.features(self._style_image(style, level))
-                for layer in self.layers.style:
-                    part = share * gram_matrix(maps[layer])
-                    mixed[layer] = mixed[layer] + part if layer in mixed else part
-            bad = [layer for layer, gram in mixed.items() if not gram.isfinite().all()]
-            if bad:
+            found = [
+                (self.objective.grams(self._style_image(style, level)), share)
+                for style, share in self.styles
+            ]
+            grams = mixed(found)
+            if bad := [layer for layer, gram in grams.items() if not gram.isfinite().all()]:
                 raise ValueError(f"{self.features.weights}: no numbers at {', '.join(bad)}")
-            self.grams[level] = mixed
+            self.grams[level] = grams
         return self.grams[level]
 
     def _style_image(self, style: Picture, level: int) -> Images:
@@ -178,25 +144,6 @@ class Gatys:
             return content
         generator = torch.Generator().manual_seed(self.config.seed)
         return torch.rand(1, *content.shape[1:], generator=generator).to(content).expand_as(content)
-
-    def _costs(self, images: Images, targets: Targets) -> Costs:
-        costs = self.config.costs
-        maps = self.features(images)
-        zero = images.new_zeros(len(images))
-        content = sum(
-            (
-                content_loss(maps[n], target, costs.convention)
-                for n, target in targets.content.items()
-            ),
-            start=zero,
-        )
-        style = zero
-        for factor, (layer, target) in zip(self.lambdas, targets.style.items(), strict=True):
-            style = style + factor * style_loss(gram_matrix(maps[layer]), target, costs.convention)
-        total = costs.content_weight * content + costs.beta * style
-        if costs.variation_weight:
-            total = total + costs.variation_weight * total_variation(images, costs.convention)
-        return Costs(content, style, total)
 
     def _descend(self, images: Images, targets: Targets) -> Images:
         if self.config.optimiser == "adam":
@@ -215,7 +162,7 @@ class Gatys:
         for step in range(self.config.steps):
             fallen = (1 + math.cos(math.pi * step / self.config.steps)) / 2
             group["lr"] = self.config.rate * (LAST_RATE + (1 - LAST_RATE) * fallen)
-            (image.grad,) = torch.autograd.grad(self._costs(image, targets).total.sum(), image)
+            _, image.grad = self.objective.gradient(image, targets)
             optimizer.step()
             with torch.no_grad():
                 image.clamp_(0, 1)
@@ -227,29 +174,18 @@ class Gatys:
             [image],
             lr=self.config.rate,
             max_iter=self.config.steps,
-            history_size=HISTORY,
+            history_size=max(3, min(HISTORY, HISTORY_BYTES // (2 * image.nbytes))),
             tolerance_grad=0.0,
             tolerance_change=0.0,
             line_search_fn="strong_wolfe",
         )
 
         def evaluate() -> Tensor:
-            total = self._costs(image, targets).total.sum()
-            (image.grad,) = torch.autograd.grad(total, image)
-            return total
+            total, image.grad = self.objective.gradient(image, targets)
+            return total.sum()
 
         optimizer.step(evaluate)
         return image.detach()
-
-
-@contextmanager
-def _one_thread() -> Iterator[None]:
-    usual = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(usual)
 
 
 def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
@@ -261,27 +197,6 @@ def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
     if not (all(0 <= each < math.inf for each in weights) and sum(weights) > 0):
         raise ValueError(f"style weights {list(weights)}: must be 0 or more, one above 0")
     return [each / sum(weights) for each in weights]
-
-
-def _layers(features: FeaturesConfig, network: str, weights: str) -> Layers:
-    """Those that are named, else what is known to be good for the network."""
-    named = Layers(features.content_layers, features.style_layers)
-    if all(named):
-        return named
-    known = default_layers(network, weights)
-    return Layers(named.content or known.content, named.style or known.style)
-
-
-def _lambdas(config: GatysConfig, layers: Layers, network: str) -> tuple[float, ...]:
-    """Weights of the style layers: those given, else those known, else equal ones."""
-    features, equal = config.features, (1 / len(layers.style),) * len(layers.style)
-    if given := features.style_layer_weights:
-        if len(given) != len(layers.style):
-            raise ValueError(f"style_layer_weights {given}: {len(given)} for {layers.style}")
-        return given
-    if features.style_layers:
-        return equal
-    return LAMBDAS.get((network, config.costs.convention), equal)
 
 
 def _to_images(pixels: UInt8[np.ndarray, "B H W 3"], device: torch.device) -> Images:

@@ -15,6 +15,8 @@ STYLE_WEIGHTS: dict[StyleConvention, float] = {"paper": 8e3, "mean": 1.2e3, "rel
 other sizes in `paper`, whose content cost grows with the picture"""
 MOST_WEIGHT = 1e12
 """of a cost: squares of gradients would leave float32 some way above it, and no step be made"""
+TILE_PX = 768
+"""side of what is seen at a time of larger pictures"""
 LEARNING_RATES: dict[Optimiser, float] = {"adam": 0.05, "lbfgs": 1.0}
 
 

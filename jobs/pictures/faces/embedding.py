@@ -8,11 +8,12 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from PIL import Image
 
+from jobs.runtime.drawn import IMAGE_URIS
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.trial import Choice
-from jobs.runtime.work import IMAGE_URIS, Work
+from jobs.runtime.work import Work
 from vision_ops.decode import DecodeConfig, UnreadableImageError
 from vision_ops.decoders import make_decoder
 from vision_ops.faces.pictures import cut_face
@@ -128,9 +129,9 @@ def cut_out(
     return found
 
 
-def crops_of(row: Mapping[str, Any]) -> Sequence[bytes]:
-    """The aligned faces of a row as JPEGs."""
-    return [_jpeg(crop) for crop in row["crops"]]
+def crops_of(id: str, row: Mapping[str, Any]) -> Mapping[str, bytes]:
+    """The aligned faces of a row as JPEGs: <id>/0, <id>/1, …"""
+    return {f"{id}/{k}": _jpeg(crop) for k, crop in enumerate(row["crops"])}
 
 
 def _jpeg(pixels: Any) -> bytes:

@@ -14,11 +14,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.runtime.bulk import find_bound
+from jobs.runtime.drawn import image_name, read_pictures
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.work import image_name
 from tests.jobs.runtime.toy import RegroupingOperator, make_pictures, rows_of, run_toy
 
 SPECIAL = {3: b"bad", 17: b"kill", 25: b"bad", 26: b"bad"}
@@ -285,7 +285,7 @@ def test_several_pictures_of_a_row_lie_below_its_id(tmp_path: Path):
         pictures,
         tmp_path / "out",
         PLACES["inline"],
-        draw_each=lambda row: [b"x"] * (int(row["mean"]) - 1097),
+        draw_each=lambda id, row: {f"{id}/{k}": b"x" for k in range(int(row["mean"]) - 1097)},
     )
 
     for number, row in enumerate(rows_of(run)):
@@ -293,6 +293,39 @@ def test_several_pictures_of_a_row_lie_below_its_id(tmp_path: Path):
         paths = [folder / f"{k}.jpg" for k in range(number)]
         assert row["image_uris"] == (None if number == 3 else list(map(str, paths)))
         assert all(path.read_bytes() == b"x" for path in paths if number != 3)
+
+
+@pytest.mark.parametrize("place", ["inline", pytest.param("apart", marks=pytest.mark.slow)])
+def test_pictures_of_a_slice_lie_in_one_tar_that_readers_of_webdataset_take(
+    tmp_path: Path, place: str, local_ray: None
+):
+    pictures = make_pictures(tmp_path / "in", 14, {3: b"bad"})
+    (tmp_path / "in" / "0013.png").rename(tmp_path / "in" / "v1.2 #é.png")
+
+    _, run = run_toy(pictures, tmp_path / "out", PLACES[place], draw=draw_initial, archives=True)
+
+    rows = rows_of(run)
+    uris = [row["image_uri"] for row in rows]
+    assert [number for number, uri in enumerate(uris) if uri is None] == [2, 3]
+    wanted = [str(uri) for uri in uris if uri]
+    found = dict(read_pictures(run.storage, [*wanted, str(tmp_path / "gone.jpg")]))
+    assert list(found) == wanted
+    for number, row in enumerate(rows):
+        if uri := row["image_uri"]:
+            letter = b"n" if number == 13 else bytes([97 + number])
+            assert found[str(uri)][:1] == letter
+    assert wanted[-1].endswith("#v1%2E2 %23é%2Epng.jpg")
+    tars = {uri.partition("#")[0] for uri in wanted}
+    assert {str(path) for path in (tmp_path / "out" / "images").iterdir()} == tars
+    assert len(tars) == 2
+    _, again = run_toy(tmp_path / "out" / "images", tmp_path / "again", INLINE)
+    read = [(row["status"], str(row["uri"]).partition("#")[0]) for row in rows_of(again)]
+    assert read == [("ok", tar) for tar in sorted(tars) for uri in wanted if uri.startswith(tar)]
+    before = {path: path.read_bytes() for path in (tmp_path / "out" / "images").iterdir()}
+    for part in (tmp_path / "out" / "results").glob("part-*"):
+        part.unlink()
+    run_toy(pictures, tmp_path / "out", PLACES[place], draw=draw_initial, archives=True)
+    assert {path: path.read_bytes() for path in (tmp_path / "out" / "images").iterdir()} == before
 
 
 @pytest.mark.parametrize("place", ["inline", pytest.param("apart", marks=pytest.mark.slow)])

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,12 +11,13 @@ import numpy as np
 import pyarrow as pa
 
 from jobs.runtime.bulk import apply
+from jobs.runtime.drawn import IMAGE_URI, IMAGE_URIS
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from jobs.runtime.work import IMAGE_URI, IMAGE_URIS, Work
+from jobs.runtime.work import Work
 
 SHAPE = (2, 2, 3)
 COLUMNS = pa.schema(
@@ -116,7 +117,8 @@ def run_toy(
     retry_failed: bool = False,
     pause_s: float = 0.0,
     draw: Callable[[bytes, Mapping[str, Any]], bytes] | None = None,
-    draw_each: Callable[[Mapping[str, Any]], Sequence[bytes]] | None = None,
+    draw_each: Callable[[str, Mapping[str, Any]], Mapping[str, bytes]] | None = None,
+    archives: bool = False,
     operator: Callable[[ToyConfig, int], Any] = ToyOperator,
 ) -> tuple[Plan, Run]:
     """One attempt at a run over `source`, in slices of ten rows."""
@@ -137,6 +139,7 @@ def run_toy(
         batch_size=resources.batch_size or 32,
         draw=draw,
         draw_each=draw_each,
+        archives=archives,
     )
     identity = {"data": origin.source}
     with Run.open(str(out), job="toy", config=resources, identity=identity, storage=opened) as run:

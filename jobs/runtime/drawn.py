@@ -1,0 +1,158 @@
+"""Pictures that jobs make of rows: how they are called, where they are put, how they are read."""
+
+import io
+import re
+import tarfile
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from tempfile import SpooledTemporaryFile
+from typing import Protocol
+
+from jobs.runtime.run import Run
+from jobs.runtime.sources import SHARD_SUFFIXES
+from jobs.runtime.storage import Storage
+
+IMAGE_URI, IMAGE_URIS = "image_uri", "image_uris"
+"""columns: of the one picture of a row, of any number of them"""
+PUTS_IN_FLIGHT = 16
+SPOOLED_BYTES = 64_000_000
+"""of a tar that are held in memory; the rest goes to a file in the temporary folder"""
+NAMED = {
+    ending: re.compile(rf"(.+)\.{ending.replace('jpg', 'jpe?g')}", re.IGNORECASE | re.DOTALL)
+    for ending in ("jpg", "png", "webp")
+}
+"""names of pictures of each format"""
+ENDING = re.compile(r"\.[A-Za-z][A-Za-z0-9]{1,4}$")
+ESCAPE = re.compile("%(?=2[35E])")
+"""what stands for something else in a picture's name, and is meant as it is"""
+SHARD = re.compile(rf"^([^#]*(?:{'|'.join(map(re.escape, SHARD_SUFFIXES))}))#", re.IGNORECASE)
+IN_TAR = re.compile(r"(.+\.tar)#(.+)", re.DOTALL)
+"""the URI of a picture in a tar"""
+
+
+class Pictures(Protocol):
+    """Where the pictures of a slice go."""
+
+    def put(self, named: Sequence[Mapping[str, bytes]]) -> list[list[str]]:
+        """URIs of the pictures of each row, in order, which are given by names like ids."""
+        ...
+
+    def finish(self) -> None:
+        """All of the slice have come; after it they are where their URIs say."""
+        ...
+
+
+class FilePictures:
+    """Each picture a file of its own, put whole."""
+
+    def __init__(self, run: Run, ending: str) -> None:
+        self.run = run
+        self.ending = ending
+
+    def put(self, named: Sequence[Mapping[str, bytes]]) -> list[list[str]]:
+        """See `Pictures`."""
+        files: dict[str, bytes] = {}
+        uris: list[list[str]] = []
+        for row in named:
+            own = {self.run.path(image_name(n, self.ending)): data for n, data in row.items()}
+            uris.append(list(own))
+            files |= own
+        with ThreadPoolExecutor(PUTS_IN_FLIGHT) as pool:
+            list(pool.map(lambda pair: self.run.storage.put(*pair), files.items()))
+        return uris
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+class TarPictures:
+    """All pictures of a slice in images/part-<slice_id>.tar, a WebDataset shard, put whole.
+
+    A picture is a sample; its key is the name without its ending, in which dots became %2E, for
+    those who read such tars take what follows the first one for the ending. The same pictures give
+    the same bytes.
+    """
+
+    def __init__(self, run: Run, slice_id: str, ending: str) -> None:
+        self.run = run
+        self.uri = run.path("images", f"part-{slice_id}.tar")
+        self.ending = ending
+        self.file = SpooledTemporaryFile(SPOOLED_BYTES)  # noqa: SIM115  (open until finish)
+        self.tar = tarfile.open(fileobj=self.file, mode="w", format=tarfile.PAX_FORMAT)  # noqa: SIM115
+
+    def put(self, named: Sequence[Mapping[str, bytes]]) -> list[list[str]]:
+        """See `Pictures`."""
+        uris: list[list[str]] = []
+        for row in named:
+            uris.append([])
+            for name, data in row.items():
+                member = tarfile.TarInfo(f"{self._key(name)}.{self.ending}")
+                member.size = len(data)
+                self.tar.addfile(member, io.BytesIO(data))
+                uris[-1].append(f"{self.uri}#{member.name}")
+        return uris
+
+    def _key(self, name: str) -> str:
+        stem = image_name(name, self.ending).removeprefix("images/")
+        return stem.removesuffix(f".{self.ending}").replace(".", "%2E")
+
+    def finish(self) -> None:
+        """Put the tar; none where nothing was drawn."""
+        filled = bool(self.tar.getmembers())
+        self.tar.close()
+        self.file.seek(0)
+        if filled:
+            self.run.storage.put(self.uri, self.file.read())
+        self.file.close()
+
+
+class NoPictures:
+    """Nowhere: for a dry run."""
+
+    def put(self, named: Sequence[Mapping[str, bytes]]) -> list[list[str]]:
+        """The names."""
+        return [list(row) for row in named]
+
+    def finish(self) -> None:
+        """Nothing is left to do."""
+
+
+def read_pictures(storage: Storage, uris: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """URIs that `Pictures` gave, and the bytes there; those that are gone are left out.
+
+    A tar is read once for all that is wanted of it, and is in memory meanwhile.
+    """
+    tars: defaultdict[str, dict[str, str]] = defaultdict(dict)
+    for uri in uris:
+        if held := IN_TAR.fullmatch(uri):
+            tars[held[1]][held[2]] = uri
+            continue
+        try:
+            yield uri, storage.read(uri)
+        except FileNotFoundError:
+            continue
+    for place, wanted in tars.items():
+        try:
+            data = storage.read(place)
+        except FileNotFoundError:
+            continue
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            for member in tar:
+                if member.name in wanted and (file := tar.extractfile(member)):
+                    yield wanted[member.name], file.read()
+
+
+def image_name(id: str, ending: str = "jpg") -> str:
+    """Where in a run directory the picture of a row lies: another name for each id, without #.
+
+    A shard is a folder, and a picture of the format `ending` (jpg, png, webp) keeps its name: of
+    JPEGs `a.tar#b.jpg` is a.tar/b.jpg, `x.png` x.png.jpg. One that might be taken for another's
+    gets the ending twice: `x.png.jpg` is x.png.jpg.jpg. Ids hold names out of archives that
+    strangers made: none of them leads out of the folder.
+    """
+    named = NAMED[ending].fullmatch(id)
+    name = id if named and not ENDING.search(named[1]) else f"{id}.{ending}"
+    name = ESCAPE.sub("%25", SHARD.sub(r"\1/", name, count=1)).replace("#", "%23")
+    parts = [p.replace(".", "%2E") if p in (".", "..") else p for p in name.split("/")]
+    return f"images/{'/'.join(parts)}"
