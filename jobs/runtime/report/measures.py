@@ -156,6 +156,8 @@ def _ends(shown: Mapping[str, Ends]) -> Iterator[Section]:
     text = "What each was made of on the left, the picture beside it, then the target if any."
     for name, ends in shown.items():
         for title, pictures in zip(("Worst", "Best"), ends, strict=True):
+            if title == "Best" and {e.id for e in pictures} == {e.id for e in ends[0]}:
+                continue  # so few that the worst are all
             thumbnails = [
                 Thumbnail(title=each.id, image=each.image, caption=f"{each.value:.4g}")
                 for each in pictures
