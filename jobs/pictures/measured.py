@@ -32,11 +32,14 @@ from vision_ops.metrics.frechet import Spread, SpreadAccumulator, frechet_distan
 
 logger = logging.getLogger(__name__)
 
-WANTED = ("id", "uri", "truth", "status", "stage", "error", "image_uri")
+WANTED = ("id", "uri", "truth", "status", "stage", "error")
+SEVERAL = ("image_uris", "styles")
+"""columns of rows that hold a picture in each of several styles, instead of `image_uri`"""
 SCHEMA = pa.schema(
     [
         *ROW_SCHEMA,
         ("image_uri", pa.string()),
+        ("style", pa.string()),
         *((name, pa.float64()) for name in report.MEASURES),
         ("embedding", pa.list_(pa.float32())),
         ("reference_embedding", pa.list_(pa.float32())),
@@ -107,9 +110,9 @@ def measure_all(source: Run, run: Run, judge: Judge) -> None:
             rows = _rows(source, slice_id)
             originals = _originals(source, slices.get(slice_id))
             measured = [
-                _measured(row, original, source, judge)
+                _measured(picture, original, source, judge)
                 for row, original in zip_longest(rows, originals)
-                if row is not None
+                for picture in _pictures(row or {})
             ]
             failed = sum(row["status"] == "failed" for row in measured)
             told = {"argus.ok": str(len(measured) - failed), "argus.failed": str(failed)}
@@ -126,7 +129,21 @@ def _slice_id(uri: str) -> str:
 
 def _rows(source: Run, slice_id: str) -> list[dict[str, Any]]:
     with source.storage.open_input(source.part_uri(slice_id)) as file:
-        return pq.read_table(file, columns=list(WANTED)).to_pylist()
+        table = pq.ParquetFile(file)
+        made = [n for n in ("image_uri", *SEVERAL) if n in table.schema_arrow.names]
+        return table.read(columns=[*WANTED, *made]).to_pylist()
+
+
+def _pictures(row: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """A row for each picture of a row, with `image_uri` and `style` (empty: the run's mixture)."""
+    if not row:
+        return
+    kept = {name: row[name] for name in WANTED}
+    if not row.get("image_uris"):
+        yield {**kept, "image_uri": row.get("image_uri"), "style": ""}
+        return
+    for uri, style in zip(row["image_uris"], row["styles"], strict=True):
+        yield {**kept, "image_uri": uri, "style": style}
 
 
 def _originals(source: Run, piece: Slice | None) -> Iterator[Row]:
@@ -149,7 +166,7 @@ def _measured(
         made = judge.opened(source.storage.read(row["image_uri"]))
         data = judge.measuring.targets.read(row["id"]) if judge.measuring.targets else None
         target = _target(data, judge)
-        return {**row, **judge.measure(made, content, target)}
+        return {**row, **judge.measure(made, content, target, row["style"])}
     except FileNotFoundError:
         return {**row, "status": "failed", "stage": "picture", "error": "gone"}
     except (UnreadableImageError, ValueError) as refusal:

@@ -4,7 +4,6 @@ import hashlib
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from pathlib import PurePosixPath
 from typing import Any
 
@@ -132,6 +131,8 @@ class Measuring:
 def open_measuring(source: Run, protocol: PictureProtocol, storage: Storage) -> Measuring:
     """Find features, styles and targets. Raises ValueError where one that is named is not there."""
     config = source.manifest["config"]
+    if config.get("archives"):
+        raise ValueError(f"run: {source.uri} has its pictures in tars; only files are measured")
     return Measuring(
         protocol=protocol,
         features=_features(source, protocol, storage),
@@ -242,6 +243,7 @@ class Judge:
     def __init__(self, measuring: Measuring) -> None:
         protocol = measuring.protocol
         self.measuring = measuring
+        self.known: dict[str, Grams] = {}
         config = CompareConfig(
             weights=str(measuring.features.path),
             content_layers=protocol.content_layers,
@@ -253,26 +255,28 @@ class Judge:
         except ValueError as wrong:
             raise ValueError(f"pictures.features: {wrong}") from wrong
 
-    @cached_property
-    def grams(self) -> Grams | None:
-        """Of the styles, mixed by their shares; None without styles."""
+    def grams(self, style: str) -> Grams | None:
+        """Of one of the styles, or (empty) of all, mixed by their shares; None without styles."""
         styles = self.measuring.styles
         if not styles.pictures:
             return None
-        names = list(styles.shares)
-        pictures, shares = [styles.pictures[n] for n in names], [styles.shares[n] for n in names]
-        return self.comparer.style_of(pictures, shares)
+        if style not in self.known:
+            shares = {style: 1.0} if style else styles.shares
+            pictures = [styles.pictures[name] for name in shares]
+            self.known[style] = self.comparer.style_of(pictures, list(shares.values()))
+        return self.known[style]
 
     def opened(self, data: bytes) -> Image.Image:
         """An image file, upright, sRGB. Raises UnreadableImageError."""
         return read_rgb(data, self.measuring.max_megapixels)
 
     def measure(
-        self, made: Image.Image, content: Image.Image, target: Image.Image | None
+        self, made: Image.Image, content: Image.Image, target: Image.Image | None, style: str = ""
     ) -> dict[str, Any]:
         """Every figure of MEASURES that can be had, and the embeddings of picture and reference.
 
-        Content and target are resized to the picture where they differ. Raises ValueError for one
+        `style` is the one that it is in, empty: all by their shares. Content and target are resized
+        to the picture where they differ. Raises ValueError for one
         with a side below SIDES_PX.
         """
         if min(made.size) < SIDES_PX:
@@ -287,8 +291,8 @@ class Judge:
             "colour_error": colour_error(picture, seen),
             "embedding": self.comparer.embedding(maps),
         }
-        if self.grams is not None:
-            figures["style_cost"] = self.comparer.style_cost(maps, self.grams)
+        if (grams := self.grams(style)) is not None:
+            figures["style_cost"] = self.comparer.style_cost(maps, grams)
         if target is not None:
             wanted = np.asarray(_as_large(target, made))
             other = self.comparer.look(wanted)

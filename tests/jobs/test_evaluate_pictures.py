@@ -1,12 +1,15 @@
 """Pictures that were made, measured as people ask for it: figures by picture and over all."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
@@ -212,6 +215,7 @@ def test_a_measurement_that_was_broken_off_measures_only_what_is_missing(
     assert [part.stat().st_mtime_ns == stamps[part] for part in parts] == [True, False, True]
 
 
+@pytest.mark.slow
 def test_pictures_of_a_trained_network_are_held_against_the_styles_that_are_told(
     photos: Path, style: str, weights: str, tmp_path: Path
 ):
@@ -280,3 +284,24 @@ def test_options_of_other_jobs_are_refused(made: Path, tmp_path: Path):
         evaluate.main(replace(config, labels="x.csv"))
     parsed = evaluate.parse(["--run", "r", "--pictures.targets", "t", "--pictures.features", "f"])
     assert parsed.pictures == PictureProtocol(targets="t", features="f")
+
+
+def test_rows_with_a_picture_in_each_style_are_measured_picture_by_picture(
+    made: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    shutil.copytree(made, run)
+    for part in (run / "results").iterdir():
+        table = pq.read_table(part)
+        rows = table.to_pylist()
+        for row in rows:
+            uri = row.pop("image_uri")
+            row |= {"image_uris": uri and [uri, uri], "styles": uri and ["rings", "rings"]}
+        again = pa.Table.from_pylist(rows).replace_schema_metadata(table.schema.metadata)
+        pq.write_table(again, part)
+    one, several = measured(made, tmp_path / "one"), measured(run, tmp_path / "several")
+    assert several.counts["measured"] == 2 * one.counts["measured"]
+    for name, summary in one.measures.items():
+        assert several.measures[name].mean == pytest.approx(summary.mean)
+        assert several.measures[name].num_pictures == 2 * summary.num_pictures
+    assert set(rows_of(tmp_path / "several")["style"]) == {"rings", ""}
