@@ -3,6 +3,7 @@
     python -m jobs.evaluate                                     # the digits that classify named
     python -m jobs.evaluate --run s3://b/r --labels truth.csv --out s3://b/evaluation
     python -m jobs.evaluate --run runs/embed_faces --out runs/evaluate_faces
+    python -m jobs.evaluate --run runs/stylize --out runs/evaluate_pictures
 
 reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
 
@@ -10,50 +11,36 @@ writes   metrics.json         all numbers
          report/index.html    confusion matrix, ROC curves, calibration, classes, worst mistakes;
                               of localize: IoU, mean average precision, the worst boxes drawn;
                               of embed_faces: ROC, TAR at FAR, identification, the hardest pairs;
-                              of match_faces: who was put together, and who was named
+                              of match_faces: who was put together, and who was named;
+                              of stylize: each measure, its worst and best pictures
+         results/part-*.parquet of stylize: the figures of each picture
          calibration.json     of embed_faces: what a similarity means, for match_faces
 """
 
-import json
-import logging
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
-from functools import partial
+from dataclasses import dataclass, field
 from typing import Annotated
 
-import numpy as np
-import pyarrow as pa
 import tyro
 
+from jobs.pictures.classified import Evaluation
+from jobs.pictures.classified import evaluate as evaluate_classes
 from jobs.pictures.faces.grouped import GroupingEvaluation
 from jobs.pictures.faces.grouped import evaluate as evaluate_groups
 from jobs.pictures.faces.verified import FaceProtocol, VerificationEvaluation
 from jobs.pictures.faces.verified import evaluate as evaluate_faces
-from jobs.pictures.located import LocalizationEvaluation, finite
+from jobs.pictures.located import LocalizationEvaluation
 from jobs.pictures.located import evaluate as evaluate_boxes
+from jobs.pictures.measured import PictureEvaluation
+from jobs.pictures.measured import evaluate as evaluate_pictures
+from jobs.pictures.measuring import Measuring, PictureProtocol, open_measuring
 from jobs.runtime.command import run_command
 from jobs.runtime.labels import LabelTable, read_labels
-from jobs.runtime.predictions import COLUMNS, NUM_NAMED, Judged, PredictionReader
-from jobs.runtime.report import charts
-from jobs.runtime.report.bulk import Extremes, about, title_of
-from jobs.runtime.report.causes import Causes
-from jobs.runtime.report.classification import class_table, confusion_chart, pair_table, roc_chart
-from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
-from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, absolute
-from vision_ops.metrics.classification import ClassificationAccumulator, ClassificationResult
-from vision_ops.thumbnails import THUMBNAILS
 
-logger = logging.getLogger(__name__)
-
-BATCH_ROWS = 4096
-CURVE_POINTS = 200
-THUMBNAIL_PX = 128
-
-BULK_JOBS = ("localize", "embed_faces", "match_faces")
+BULK_JOBS = ("localize", "embed_faces", "match_faces", "stylize")
 """whose runs are evaluated too, beside those of classify"""
 
 
@@ -68,9 +55,12 @@ class Config:
     out: str = "runs/evaluate"
     """run directory of this evaluation, local path or s3:// URI"""
     num_mistakes: int = 24
-    """worst mistakes, boxes, or pairs of faces, shown with their picture"""
+    """worst mistakes, boxes, or pairs of faces, shown with their picture; of pictures at each end
+    of a measure, 4 at the most"""
     faces: Annotated[FaceProtocol, tyro.conf.arg(name="")] = FaceProtocol()
     """of a run of embed_faces: which faces are held against which, and how"""
+    pictures: PictureProtocol = PictureProtocol()
+    """of a run of stylize: what its pictures are held against, and by which features"""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """how S3 is reached"""
 
@@ -79,38 +69,13 @@ class Config:
             raise ValueError(f"num_mistakes: {self.num_mistakes}, must be at least 1")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Mistake:
-    """One row whose label is not the truth."""
-
-    id: str
-    truth: str
-    label: str
-    confidence: float
-
-
-@dataclass(frozen=True, kw_only=True)
-class Evaluation:
-    """The numbers of an evaluation."""
-
-    metrics: ClassificationResult
-    classes: tuple[str, ...]
-    """names by class index; a name that stands for several outputs of the network comes once"""
-    counts: Mapping[str, int]
-    """rows: read, evaluated, failed, without_truth, unknown_truth; labels_without_row"""
-    unknown_truth: Mapping[str, int]
-    """rows by a truth that is no class, most first"""
-    failed_ids: tuple[str, ...]
-    """the first failed rows"""
-    mistakes: tuple[Mistake, ...]
-    """wrong rows, the most confident first"""
-    missing: str
-    """why there are no ROC curves and no log loss; empty where there are"""
-    report: str
-    """URI of the page"""
-
-
-Found = Evaluation | LocalizationEvaluation | VerificationEvaluation | GroupingEvaluation
+Found = (
+    Evaluation
+    | LocalizationEvaluation
+    | VerificationEvaluation
+    | GroupingEvaluation
+    | PictureEvaluation
+)
 
 
 def main(config: Config) -> Found:
@@ -122,19 +87,32 @@ def main(config: Config) -> Found:
         raise ValueError("labels: a run of localize has its truth from --data.label boxes")
     if job != "embed_faces" and config.faces != FaceProtocol():
         raise ValueError(f"faces: {config.faces} is of runs of embed_faces, this is one of {job}")
+    if job != "stylize" and config.pictures != PictureProtocol():
+        raise ValueError(f"pictures: {config.pictures} is of runs of stylize, this is one of {job}")
+    if job == "stylize" and config.labels:
+        raise ValueError("labels: pictures have none; --pictures.targets is what they should be")
     labels = read_labels(config.labels, storage) if config.labels else None
     named = absolute(config.labels) if config.labels else ""
     identity: dict[str, object] = {"run": source.uri, "labels": named}
     if job == "embed_faces":
         identity["faces"] = config.faces.identity()
+    measuring = open_measuring(source, config.pictures, storage) if job == "stylize" else None
+    if measuring is not None:
+        identity["pictures"] = {"made": source.fingerprint, **measuring.identity()}
     opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
     with opened as run:
-        result = evaluated(source, run, labels, config)
+        result = evaluated(source, run, labels, measuring, config)
         run.finish(counts=result.counts, report=result.report)
     return result
 
 
-def evaluated(source: Run, run: Run, labels: LabelTable | None, config: Config) -> Found:
+def evaluated(
+    source: Run,
+    run: Run,
+    labels: LabelTable | None,
+    measuring: Measuring | None,
+    config: Config,
+) -> Found:
     """Judge a run by what its job made; writes metrics and page into `run`."""
     job, num_mistakes = source.manifest["job"], config.num_mistakes
     if job == "embed_faces":
@@ -143,12 +121,9 @@ def evaluated(source: Run, run: Run, labels: LabelTable | None, config: Config) 
         return evaluate_groups(source, run, labels)
     if job == "localize":
         return evaluate_boxes(source, run, classes_of(source), num_mistakes)
-    reader = PredictionReader(classes_of(source), labels)
-    result = judge(source, reader, num_mistakes, run.path("report", "index.html"))
-    run.put("metrics.json", to_json(result, source))
-    run.put("report/index.html", report(result, source, reader.causes))
-    say(result)
-    return result
+    if measuring is not None:
+        return evaluate_pictures(source, run, measuring, num_mistakes)
+    return evaluate_classes(source, run, classes_of(source), labels, num_mistakes)
 
 
 def finished_run(uri: str, storage: Storage) -> Run:
@@ -181,219 +156,9 @@ def classes_of(run: Run) -> list[str]:
     if not classes:
         raise ValueError(
             f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
-            "accepted: runs of classify, localize, embed_faces and match_faces"
+            "accepted: runs of classify, localize, embed_faces, match_faces and stylize"
         )
     return classes
-
-
-def judge(source: Run, reader: PredictionReader, num_mistakes: int, report: str) -> Evaluation:
-    """Stream the rows of a run through the metrics. ValueError where no row can be judged."""
-    metrics = ClassificationAccumulator(len(reader.classes))
-    worst = Extremes(num_mistakes, sign=-1, columns=("id", "truth", "label"))
-    for batch in source.results(COLUMNS):
-        for start in range(0, batch.num_rows, BATCH_ROWS):
-            rows = reader.read(batch.slice(start, BATCH_ROWS))
-            metrics.update(rows.truth, rows.ranked, rows.probabilities)
-            if len(rows.truth):
-                wrong = np.flatnonzero(rows.ranked[:, 0] != rows.truth)
-                worst.add(rows.probabilities[wrong, 0], _named(rows, wrong, reader.classes))
-    reader.check()
-    found = metrics.result(CURVE_POINTS)
-    num_outputs = len(reader.outputs)
-    missing = f"Rows hold {reader.num_ranked:,} of {num_outputs:,} classes; for ROC curves and "
-    missing += f"log loss run {source.manifest['job']} with --op.top-k {num_outputs}."
-    return Evaluation(
-        metrics=found,
-        classes=reader.classes,
-        counts={
-            **reader.counts,
-            "labels_without_row": reader.labels.num_unused if reader.labels else 0,
-        },
-        unknown_truth=dict(reader.unknown.most_common()),
-        failed_ids=tuple(reader.failed_ids),
-        mistakes=tuple(
-            Mistake(id=id, truth=truth, label=label, confidence=confidence)
-            for confidence, id, truth, label in worst.rows()
-        ),
-        missing="" if found.roc else missing,
-        report=report,
-    )
-
-
-def _named(rows: Judged, wrong: np.ndarray, classes: Sequence[str]) -> pa.RecordBatch:
-    columns = {
-        "id": rows.ids.take(pa.array(wrong)),
-        "truth": pa.array([classes[k] for k in rows.truth[wrong]], pa.string()),
-        "label": pa.array([classes[k] for k in rows.ranked[wrong, 0]], pa.string()),
-    }
-    return pa.record_batch(columns)
-
-
-def to_json(result: Evaluation, run: Run) -> bytes:
-    """metrics.json: every number but the points of the curves; null where there is none."""
-    metrics, names = result.metrics, result.classes
-    columns = _class_columns(result)
-    numbers = {
-        "run": run.uri,
-        "fingerprint": run.fingerprint,
-        "counts": result.counts,
-        "unknown_truth": result.unknown_truth,
-        "failed": result.failed_ids,
-        "accuracy": metrics.accuracy,
-        "top_k": {"k": min(5, len(names)), "accuracy": metrics.top_k_accuracy},
-        "averages": {name: asdict(average) for name, average in metrics.averages.items()},
-        "expected_calibration_error": metrics.calibration.error,
-        "log_loss": metrics.log_loss,
-        "macro_auc": metrics.roc.macro_auc if metrics.roc else None,
-        "auc_exact": metrics.roc.exact if metrics.roc else None,
-        "missing": result.missing,
-        "classes": [
-            {"class": name, **{key: column[k].item() for key, column in columns.items()}}
-            for k, name in enumerate(names)
-        ],
-        "confusion": [
-            {"truth": names[i], "label": names[k], "images": int(metrics.confusion[i, k])}
-            for i, k in zip(*np.nonzero(metrics.confusion), strict=True)
-        ],
-        "mistakes": [asdict(mistake) for mistake in result.mistakes],
-    }
-    return json.dumps(finite(numbers), indent=1, ensure_ascii=False, allow_nan=False).encode()
-
-
-def _class_columns(result: Evaluation) -> dict[str, np.ndarray]:
-    """Numbers by class: four or three shares, then counts."""
-    metrics = result.metrics
-    shares = {
-        "precision": metrics.per_class.precision,
-        "recall": metrics.per_class.recall,
-        "F1": metrics.per_class.f1,
-    }
-    if metrics.roc:
-        shares["AUC"] = metrics.roc.auc
-    return shares | {
-        "images": metrics.per_class.support,
-        "labels given": metrics.per_class.predicted,
-    }
-
-
-def report(result: Evaluation, run: Run, causes: Causes) -> bytes:
-    """The page."""
-    matrix, names = result.metrics.confusion, result.classes
-    columns = _class_columns(result)
-    tables = [class_table(names, columns, bars=len(columns) - 2)]
-    if result.metrics.accuracy < 1:
-        tables.insert(0, pair_table(matrix, names))
-    sections = [
-        Section(title="Curves", text=result.missing or _rounded(result), charts=_curves(result)),
-        Section(title="Confusion", charts=[confusion_chart(matrix, names)], tables=tables[:-1]),
-        Section(title="Classes", tables=tables[-1:]),
-        *_notes(result, causes),
-        *about(run),
-    ]
-    if result.mistakes:
-        told = "The most confident wrong labels first."
-        worst = _worst(result, run)
-        sections.insert(2, Section(title="Worst mistakes", text=told, thumbnails=worst))
-    return page(f"Evaluation of {title_of(run)}", run.uri, _figures(result), sections)
-
-
-def _figures(result: Evaluation) -> list[Figure]:
-    metrics, counts = result.metrics, result.counts
-    right = int(np.trace(metrics.confusion))
-    of_all = f"{right:,} of {metrics.num_rows:,} right"
-    figures = [Figure(name="Accuracy", value=f"{metrics.accuracy:.2%}", note=of_all)]
-    if metrics.top_k_accuracy is not None and len(result.classes) > 5:
-        figures.append(Figure(name="Top-5 accuracy", value=f"{metrics.top_k_accuracy:.2%}"))
-    figures.append(Figure(name="Macro F1", value=f"{metrics.averages['macro'].f1:.4f}"))
-    if metrics.roc:
-        figures.append(Figure(name="Macro AUC", value=f"{metrics.roc.macro_auc:.4f}"))
-    error = Figure(name="Calibration error", value=f"{metrics.calibration.error:.4f}")
-    figures.append(error)
-    if metrics.log_loss is not None:
-        figures.append(Figure(name="Log loss", value=f"{metrics.log_loss:.4f}", note="nats"))
-    if left_out := counts["read"] - counts["evaluated"]:
-        note = _left_out(counts)
-        figures.append(Figure(name="Left out", value=f"{left_out:,}", note=note, bad=True))
-    return figures
-
-
-def _left_out(counts: Mapping[str, int]) -> str:
-    named = ("failed", "without_truth", "unknown_truth")
-    return ", ".join(f"{counts[n]:,} {n.replace('_', ' ')}" for n in named if counts[n])
-
-
-def _notes(result: Evaluation, causes: Causes) -> Iterator[Section]:
-    if result.unknown_truth:
-        rows = list(result.unknown_truth.items())
-        text = "Truth that is no class of the weights; these rows are not in the numbers."
-        note = f"The first {NUM_NAMED} of {len(rows):,}." if len(rows) > NUM_NAMED else ""
-        table = Table(columns=("name", "images"), rows=rows[:NUM_NAMED], note=note)
-        yield Section(title="Unknown truth", text=text, tables=[table])
-    if num_failed := result.counts["failed"]:
-        text = "These rows have no label and are not in the numbers."
-        yield Section(title="Failed images", text=text, tables=[causes.table()])
-        note = f"The first of {num_failed:,}." if num_failed > len(result.failed_ids) else ""
-        table = Table(columns=("id",), rows=[(id,) for id in result.failed_ids], note=note)
-        yield Section(title="Failed images by id", tables=[table], folded=True)
-
-
-def _curves(result: Evaluation) -> list[Chart]:
-    metrics, drawn = result.metrics, []
-    if metrics.roc:
-        curves = [
-            (curve.false_positive_rate, curve.true_positive_rate) if curve else None
-            for curve in metrics.roc.curves
-        ]
-        drawn.append(roc_chart(result.classes, curves, metrics.roc.auc))
-    bins = metrics.calibration
-    svg = charts.reliability(
-        bins.edges.tolist(), bins.counts.tolist(), bins.confidence.tolist(), bins.accuracy
-    )
-    told = (
-        "Blue reaches the lower of accuracy and mean confidence. Red on top: confidence is too "
-        "high by that much; green on top: too low."
-    )
-    return [*drawn, Chart(title="Reliability", svg=svg, caption=told)]
-
-
-def _rounded(result: Evaluation) -> str:
-    roc = result.metrics.roc
-    if roc is None or roc.exact:
-        return ""
-    return (
-        "Scores were rounded to save memory; the areas under the ROC curves are right to "
-        f"{roc.auc_error.max():.1g}."
-    )
-
-
-def _worst(result: Evaluation, run: Run) -> list[Thumbnail]:
-    kind = run.manifest["weights"].get("kind", "picture")  # older runs are all of pictures
-    make = partial(THUMBNAILS[kind], size_px=THUMBNAIL_PX)
-    images = read_thumbnails(run, make, [mistake.id for mistake in result.mistakes])
-    return [
-        Thumbnail(
-            title=mistake.id,
-            image=images.get(mistake.id, b""),
-            caption=mistake.label,
-            detail=f"{mistake.confidence:.1%}, truth: {mistake.truth}",
-            bad=True,
-        )
-        for mistake in result.mistakes
-    ]
-
-
-def say(result: Evaluation) -> None:
-    """The summary as log lines."""
-    metrics, counts = result.metrics, result.counts
-    logger.info(
-        "accuracy %.4f (%s of %s images), macro F1 %.4f, calibration error %.4f",
-        metrics.accuracy, f"{np.trace(metrics.confusion):,}", f"{metrics.num_rows:,}",
-        metrics.averages["macro"].f1, metrics.calibration.error,
-    )  # fmt: skip
-    if metrics.roc:
-        logger.info("macro AUC %.4f, log loss %.4f", metrics.roc.macro_auc, metrics.log_loss)
-    if left_out := _left_out(counts):
-        logger.warning("left out: %s", left_out)
 
 
 def parse(arguments: list[str]) -> Config:

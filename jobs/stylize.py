@@ -52,9 +52,13 @@ FILM_ROWS = 100
 class Config(BulkConfig):
     """Make a picture of each image in the manner of others."""
 
-    data: Source
+    data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/photos"))
     """where the images are"""
-    op: StylizeConfig
+    op: StylizeConfig = field(
+        default_factory=lambda: StylizeConfig(
+            weights="runs/train_style/checkpoints/best.safetensors"
+        )
+    )
     """what is done to each image"""
     decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(apply_icc=True))
     """how bytes become pixels; colours by the file's profile, for pictures are written as sRGB"""

@@ -1,5 +1,6 @@
 """Train a network that paints any picture in a style, or in one of several: for `stylize`.
 
+    python -m jobs.train_style                      # the sample photographs, the sample styles
     python -m jobs.train_style --data.uri photos --styles wave.jpg --features squeezenet.safetensors
     python -m jobs.train_style --data.uri photos --styles paintings --features torchvision:vgg19
 
@@ -65,8 +66,9 @@ class Config(TrainingJobConfig):
     """pictures whose styles are learnt: files, folders, globs; each is called by its file's name"""
     style_px: int = 192
     """shorter side that they are reduced to: larger ones have larger strokes"""
-    features: str = "torchvision:vgg19"
-    """a classifier whose features are compared: a checkpoint, or torchvision:NAME"""
+    features: str = "untrained:textures"
+    """a classifier whose features are compared: a checkpoint, or torchvision:NAME, which see more;
+    untrained:textures, random filters, need no download and are quick"""
     model: StyleModelConfig = field(default_factory=StyleModelConfig)
     """which network, and the size at which it learns"""
     optim: OptimConfig = field(

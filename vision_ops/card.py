@@ -37,6 +37,7 @@ FIXED_SIZE_PX = {
 """the networks of ours that take square pictures of one size only"""
 NUM_AXES = {
     **{"cnn_224": 2, "cnn_cifar10": 2, "fast_cifar10": 2, "residual": 2, "resnet20": 2},
+    "textures": 2,
     **{"convnet_1d": 1, "convnet_2d": 2, "convnet_3d": 3},
     **dict.fromkeys(EMBEDDERS, 2),
 }

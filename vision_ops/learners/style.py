@@ -36,6 +36,10 @@ LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
         "features.17",
         ("features.3", "features.8", "features.17", "features.26"),
     ),
+    "textures": (
+        "stages.1.see",
+        ("stages.0.see", "stages.1.see", "stages.2.see", "stages.3.see"),
+    ),
     "residual": ("blocks.0", ("stem.2", "blocks.0", "blocks.1", "blocks.2")),
 }
 """feature network -> layer of the content, layers of the style, where nothing else is asked for; of

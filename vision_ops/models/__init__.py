@@ -42,6 +42,7 @@ from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.retinaface import RetinaFace
 from vision_ops.models.style_transform import build_style_transform
+from vision_ops.models.textures import Textures
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
@@ -53,6 +54,7 @@ NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "fast_cifar10": Airbench,
     "residual": Residual,
     "resnet20": Resnet20,
+    "textures": Textures,
 }
 FACE_NETWORKS: dict[str, Callable[[int], nn.Module]] = {
     "mobilefacenet": MobileFaceNet,

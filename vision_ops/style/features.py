@@ -34,6 +34,10 @@ LAYERS = {
     "torchvision:squeezenet1_1": Layers(
         ("features.6",), ("features.1", "features.3", "features.4", "features.6", "features.7")
     ),
+    "textures": Layers(
+        ("stages.1.see",),
+        ("stages.0.see", "stages.1.see", "stages.2.see", "stages.3.see"),
+    ),
     "residual": Layers(("blocks.1",), ("stem.2", "blocks.0", "blocks.1", "blocks.2")),
 }
 """what is taken where nothing is said, by the network's name; of others layers must be named"""

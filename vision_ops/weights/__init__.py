@@ -6,6 +6,7 @@
     timm:resnet50.a1_in1k
     torchvision_detection:fasterrcnn_resnet50_fpn_v2/COCO_V1
     yunet, sface                             OpenCV's, for faces: fetched once
+    untrained:textures                       random filters, for style: made here once
 
 A state file of another network (`module:function`) becomes a checkpoint by
 `python -m jobs.weights import`.
@@ -41,11 +42,15 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 0.7
 """patience with a hub that does not answer, name lookup included"""
 HUBS = ("torchvision:", DETECTOR, "timm:")
+UNTRAINED = "untrained:"
+"""begins the names of `vision_ops.weights.untrained`"""
+UNTRAINED_FORMAT = 1
+"""raised when what is made changes: files in the cache are of one"""
 REMOTE = ("s3://", "https://", "http://")
 ACCEPTED = (
     "a checkpoint (.safetensors, .onnx), s3://…, https://…, "
     "torchvision:NAME[/WEIGHTS], torchvision_detection:NAME[/WEIGHTS], timm:NAME[.TAG], "
-    "yunet, sface"
+    "yunet, sface, untrained:textures"
 )
 FOR_FACES = ("yunet", "sface")
 """names of `vision_ops.weights.face_files`"""
@@ -79,6 +84,8 @@ def resolve(name: str, fetch: Callable[[str], Path], *, accept_licence: bool = F
         return _from_hub(published(name), fetch, accept_licence=accept_licence)
     if name in FOR_FACES and not Path(name).is_file():
         return _for_faces(name, fetch)
+    if name.startswith(UNTRAINED):
+        return _made(name)
     path = _fetched(name, fetch) if name.startswith(REMOTE) else _local(name)
     resolved = _resolved(path, name)
     refuse_non_commercial(resolved.card.licence, name, accept_licence=accept_licence)
@@ -139,6 +146,17 @@ def _from_hub(item: "Published", fetch: Callable[[str], Path], *, accept_licence
 
         make_checkpoint(item, _state_file(item, target, fetch), target)
     return _resolved(target, item.name)
+
+
+def _made(name: str) -> Resolved:
+    from vision_ops.weights.untrained import check_untrained, make_untrained
+
+    check_untrained(name)
+    slug = re.sub(r"[^\w.-]+", "-", name)
+    target = cache_folder() / "weights" / f"{slug}.{UNTRAINED_FORMAT}.card{CARD_FORMAT}.safetensors"
+    if not target.is_file():
+        make_untrained(name, target)
+    return _resolved(target, name)
 
 
 def _for_faces(name: str, fetch: Callable[[str], Path]) -> Resolved:
