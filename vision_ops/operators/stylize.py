@@ -4,9 +4,8 @@ Light on purpose: drivers read it without torch. The methods are in `vision_ops.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -14,7 +13,7 @@ from jaxtyping import UInt8
 from vision_ops.canvas import Canvas
 from vision_ops.card import Card
 from vision_ops.style import Stylist
-from vision_ops.style.colours import with_colours_of
+from vision_ops.style.colours import Colours, recoloured
 from vision_ops.style.gatys_config import GatysConfig
 
 Batch = dict[str, np.ndarray]
@@ -33,19 +32,28 @@ class StylizeConfig:
     """checkpoint: of a network trained by train_style, which makes a picture in one pass; or of any
     convolutional network, whose features judge pictures while they are optimised (Gatys et al.)"""
     styles: tuple[str, ...] = ()
-    """pictures whose manner is taken (files, s3://…); of a trained network the names of styles that
-    it learnt, not needed where it learnt one"""
+    """pictures whose manner is taken (files, s3://…); of a network that learnt styles the names of
+    these, not needed where it learnt one"""
     style_weights: tuple[float, ...] = ()
     """one for each style; none: all alike"""
     longest_px: int = 512
     """pictures are reduced to this longer side first; time goes with its square"""
-    colours: Literal["style", "content"] = "style"
-    """whose colours a picture has; content: only the brightness is taken from what was made"""
+    colours: Colours = "style"
+    """whose colours a picture has; content: only the brightness is taken from what was made;
+    matched: what was made gets the mean and the covariance of the colours of the content"""
+    strength: float = 1.0
+    """0..1, how much of the style. Any style of a trained network: features are mixed (Huang and
+    Belongie 2017, eq. 14). Styles that it learnt: pixels of the picture made and of the content.
+    Pictures that are optimised: the style's weight is multiplied by it; 0 gives the content where
+    gatys.start is that"""
     gatys: GatysConfig = field(default_factory=GatysConfig)
     """how pictures are optimised, where no trained network makes them"""
 
     def __post_init__(self) -> None:
         self.canvas()
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"op.strength {self.strength}: must be 0..1")
+        self.faded_gatys()
         if self.style_weights and len(self.style_weights) != len(self.styles):
             raise ValueError(
                 f"op.style_weights: {len(self.style_weights)} for {len(self.styles)} styles"
@@ -60,6 +68,18 @@ class StylizeConfig:
         """Of each style; they sum to 1."""
         weights = self.style_weights or (1.0,) * len(self.styles)
         return tuple(weight / sum(weights) for weight in weights)
+
+    def faded_gatys(self) -> GatysConfig:
+        """`gatys` with the style's weight multiplied by `strength`.
+
+        Without any style there is nothing to carry from coarse to fine: one level.
+        """
+        if self.strength == 1:
+            return self.gatys
+        costs = self.gatys.costs
+        costs = replace(costs, style_weight=self.strength * costs.beta)
+        levels = self.gatys.levels if self.strength else 1
+        return replace(self.gatys, costs=costs, levels=levels)
 
     def canvas(self) -> Canvas:
         """How whole pictures are decoded."""
@@ -100,8 +120,7 @@ class Stylizer:
             self.stylists.put(stylist)
         pictures = np.empty(len(made), object)
         for place, (each, content) in enumerate(zip(made, contents, strict=True)):
-            keeps = self.config.colours == "content"
-            pictures[place] = with_colours_of(content, each.pixels) if keeps else each.pixels
+            pictures[place] = recoloured(self.config.colours, content, each.pixels)
         losses = {
             f"{name}_loss": np.array([each.losses.get(name) for each in made], object)
             for name in LOSSES
@@ -111,22 +130,29 @@ class Stylizer:
 
 
 def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
-    """Whether the weights are of a network that learnt styles; else they judge pictures.
+    """Whether the weights are of a network that learnt styles; else styles are pictures.
 
     Raises ValueError where the styles asked for are not to be had with them.
     """
-    if not card.is_painter:
+    if card.paints_any_style or not card.is_painter:
         if not config.styles:
             raise ValueError("op.styles: a picture in whose manner others are to be made")
+        if card.paints_any_style:
+            sized = GatysConfig(style_longest_px=config.gatys.style_longest_px)
+            _refuse_gatys(config.gatys, sized, weights, "style_longest_px alone is heeded")
         return False
     there = ", ".join(card.classes)
     if not config.styles and len(card.classes) > 1:
         raise ValueError(f"op.styles: which of {there}? {weights} learnt them all")
     if unknown := [style for style in config.styles if style not in card.classes]:
         raise ValueError(f"op.styles: {weights} did not learn {', '.join(unknown)}, but {there}")
-    if config.gatys != GatysConfig():
-        raise ValueError(f"op.gatys: {weights} paints in one pass; nothing is optimised")
+    _refuse_gatys(config.gatys, GatysConfig(), weights, "nothing is optimised")
     return True
+
+
+def _refuse_gatys(gatys: GatysConfig, possible: GatysConfig, weights: str, reason: str) -> None:
+    if gatys != possible:
+        raise ValueError(f"op.gatys: {weights} paints in one pass; {reason}")
 
 
 def make_stylizer(styles: Sequence[Picture], config: StylizeConfig, callers: int = 1) -> Stylizer:
