@@ -148,11 +148,11 @@ class AnyStyle:
         assert isinstance(self.encoder_card.preprocess, Preprocess)  # as FeatureNetwork demands
         self.adain.see_as(self.encoder_card.preprocess)
         self.adain.to(features.factor.device)
-        self.network = self.adain.decoder
+        self.network: nn.Module = self.adain.decoder
         self.moments = self._style_moments((content_layer, *style_layers), styles)
         self.style_layers = tuple(style_layers)
         mean, std = self.moments[content_layer]
-        self.network.usual.copy_((mean.square() + std.square()).mean().sqrt())
+        self.adain.decoder.usual.copy_((mean.square() + std.square()).mean().sqrt())
 
     def maps(self, images: Images) -> Maps:
         """Of pictures filled up and with margins, as the network sees them."""

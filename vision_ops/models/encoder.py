@@ -80,10 +80,11 @@ class Encoder(nn.Module):
         for side in PROBED_PX:
             called: set[nn.Module] = set()
             modules = dict(self.classifier.named_modules())
-            hooks = [
-                module.register_forward_pre_hook(lambda own, _, called=called: called.add(own))
-                for module in modules.values()
-            ]
+
+            def note(module: nn.Module, _: object, called: set[nn.Module] = called) -> None:
+                called.add(module)
+
+            hooks = [module.register_forward_pre_hook(note) for module in modules.values()]
             try:
                 with torch.no_grad():
                     self(torch.zeros(1, 3, side, side))
@@ -221,8 +222,9 @@ def _watched(network: nn.Module) -> Iterator[Sequence[tuple[nn.Module, torch.Siz
     seen: list[tuple[nn.Module, torch.Size, torch.Size]] = []
 
     def note(module: nn.Module, given: tuple[object, ...], made: object) -> None:
-        if all(isinstance(each, Tensor) and each.ndim == 4 for each in (*given[:1], made)):
-            seen.append((module, given[0].shape, made.shape))
+        maps = [each for each in (*given[:1], made) if isinstance(each, Tensor) and each.ndim == 4]
+        if len(maps) == 2:
+            seen.append((module, maps[0].shape, maps[1].shape))
 
     hooks = [module.register_forward_hook(note, prepend=True) for module in network.modules()]
     try:
