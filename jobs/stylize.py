@@ -75,9 +75,8 @@ def main(config: Config) -> Run:
     learnt = check_styles(config.op, weights.card, config.op.weights)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
-    if (
-        not weights.card.is_painter and not config.data.slice_rows
-    ):  # minutes of work that a kill would cost
+    # minutes of work that a kill would cost
+    if not (weights.card.is_painter or config.data.slice_rows):
         config = replace(config, data=replace(config.data, slice_rows=OPTIMISED_ROWS))
     origin = open_source(config.data, storage, config.decode, config.op.canvas())
     opened = Run.open(

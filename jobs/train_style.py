@@ -116,11 +116,12 @@ def any_style() -> Config:
         model=AdainModelConfig(),
         optim=OptimConfig(
             optimizer="adam",
-            learning_rate=1e-3,
+            learning_rate=5e-4,  # twice as fast at first, decoders of deep layers stand still
             schedule="cosine",
-            warmup=0.05,
+            warmup=0.1,
             weight_decay=0.0,
         ),
+        loss=StyleLossConfig(smooth_weight=0.5),
         out="runs/train_any_style",
     )
 
@@ -133,9 +134,8 @@ def main(config: Config) -> Run:
     """Train, or go on training, and return the finished run."""
     storage = Storage(config.storage)
     features = resolve(config.features, storage.fetch, accept_licence=config.accept_licence)
-    config.loss.layers(
-        features.card.network, config.model
-    )  # what is not known is said before anything is read
+    # what is not known is said before anything is read
+    config.loss.layers(features.card.network, config.model)
     styles = read_styles(storage, config.styles, config.style_px)
     unseen = read_styles(storage, config.unseen, config.style_px) if config.unseen else ()
     return train(config, task(features, styles, unseen), None)

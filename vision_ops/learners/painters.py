@@ -58,7 +58,7 @@ class Painter(Protocol):
         ...
 
 
-class LearntStyles:
+class TransformPainter:
     """A transform network, each style of which is scales and shifts of its own."""
 
     def __init__(
@@ -124,7 +124,7 @@ class LearntStyles:
         return {layer: torch.stack([each[layer] for each in found]) for layer in layers}
 
 
-class AnyStyle:
+class AdainPainter:
     """The decoder of an `Adain` network whose encoder is the feature network.
 
     Raises ValueError for features of which no picture can be made at the content's layer.

@@ -16,7 +16,7 @@ from vision_ops.checkpoint import save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
-from vision_ops.learners.painters import AnyStyle, LearntStyles, Painter
+from vision_ops.learners.painters import AdainPainter, Painter, TransformPainter
 from vision_ops.losses.style import content_loss, total_variation
 from vision_ops.models import in_fast_layout
 from vision_ops.preprocess import Preprocess
@@ -330,8 +330,8 @@ def make_painter(config: StyleLearnerConfig, device: torch.device) -> Painter:
     pixels = [torch.from_numpy(style.pixels.copy())[None] for style in config.styles]
     styles = [as_images(each.to(device)) for each in pixels]
     if isinstance(model, AdainModelConfig):
-        return AnyStyle(features, content_layer, style_layers, styles)
-    return LearntStyles(model.network, features, content_layer, style_layers, styles)
+        return AdainPainter(features, content_layer, style_layers, styles)
+    return TransformPainter(model.network, features, content_layer, style_layers, styles)
 
 
 def as_images(pixels: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:
