@@ -4,6 +4,7 @@
     python -m jobs.stylize --data.uri s3://b/in --op.styles s3://b/wave.jpg s3://b/rain.jpg \
         --op.style-weights 0.7 0.3 --op.weights torchvision:vgg19 --out s3://b/out
     python -m jobs.stylize --data.uri photos --op.weights wave-network.safetensors
+    python -m jobs.stylize --data.uri photos --op.styles wave.jpg --op.weights any-style.safetensors
 
 reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
 
@@ -87,7 +88,8 @@ def main(config: Config) -> Run:
     learnt = check_styles(config.op, weights.card, config.op.weights)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
-    if not learnt and not config.data.slice_rows:  # minutes of work that a kill would cost
+    if not (weights.card.is_painter or config.data.slice_rows):
+        # minutes of work that a kill would cost
         rows = FILM_ROWS if config.op.smooth else OPTIMISED_ROWS
         config = replace(config, data=replace(config.data, slice_rows=rows))
     origin = open_source(config.data, storage, config.decode, config.op.canvas())

@@ -3,11 +3,14 @@
     python -m jobs.train_style                      # the sample photographs, the sample styles
     python -m jobs.train_style --data.uri photos --styles wave.jpg --features squeezenet.safetensors
     python -m jobs.train_style --data.uri photos --styles paintings --features torchvision:vgg19
+    python -m jobs.train_style any_style --data.uri photos --styles paintings \
+        --features torchvision:vgg19
 
 reads    image files, Parquet shards or WebDataset tars: any pictures, labels are not asked for
          the pictures whose styles are learnt, and a classifier whose features are compared
 
-writes   checkpoints/best.safetensors   weights and card, the styles by the names of their files;
+writes   checkpoints/best.safetensors   weights and card, the styles by the names of their files
+                                        (none of any_style, which holds the classifier as well);
                                         the last epoch that is within a standard error of the
                                         lowest loss on images kept back
          checkpoints/last.safetensors   of the last one
@@ -16,18 +19,23 @@ writes   checkpoints/best.safetensors   weights and card, the styles by the name
                                         distances), and the loss of unpainted pictures, on images
                                         kept back and (train_) on as many of those learnt from
          report/index.html              pictures kept back beside their painted ones, and the curve
+
+Without the name of a preset the styles of the pictures are learnt by heart. any_style learns to
+paint in the style of whichever picture it is given then (Huang and Belongie 2017): the more styles
+and the more different ones it learns from, the better it does those that it has not seen.
 """
 
 import hashlib
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import partial
 
 import numpy as np
 import torch
-import tyro
 
 from jobs.pictures.learning import TrainingJobConfig
+from jobs.pictures.presets import parse_preset
 from jobs.pictures.styles import painted, read_styles
 from jobs.pictures.supervised import Task, train
 from jobs.runtime.command import run_command
@@ -40,6 +48,7 @@ from jobs.runtime.storage import Storage
 from vision_ops.augment import AugmentConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.learners.style import (
+    AdainModelConfig,
     StyleLearner,
     StyleLearnerConfig,
     StyleLossConfig,
@@ -69,7 +78,9 @@ class Config(TrainingJobConfig):
     features: str = "untrained:textures"
     """a classifier whose features are compared: a checkpoint, or torchvision:NAME, which see more;
     untrained:textures, random filters, need no download and are quick"""
-    model: StyleModelConfig = field(default_factory=StyleModelConfig)
+    unseen: tuple[str, ...] = ()
+    """pictures whose styles are not learnt from, only painted in for the report; of any_style"""
+    model: StyleModelConfig | AdainModelConfig = field(default_factory=StyleModelConfig)
     """which network, and the size at which it learns"""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
@@ -97,26 +108,52 @@ class Config(TrainingJobConfig):
             raise ValueError(f"style_px {self.style_px}: must be at least 1")
         if self.augment.mixup or self.augment.cutmix:
             raise ValueError("augment.mixup, augment.cutmix: there are no labels to mix")
+        if self.unseen and not isinstance(self.model, AdainModelConfig):
+            raise ValueError("unseen: only any_style paints in styles that it has not learnt")
+
+
+def any_style() -> Config:
+    """One network for the style of any picture."""
+    return Config(
+        model=AdainModelConfig(),
+        optim=OptimConfig(
+            optimizer="adam",
+            learning_rate=5e-4,  # twice as fast at first, decoders of deep layers stand still
+            schedule="cosine",
+            warmup=0.1,
+            weight_decay=0.0,
+        ),
+        loss=StyleLossConfig(smooth_weight=0.5),
+        out="runs/train_any_style",
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {"styles": Config, "any_style": any_style}
+"""by the name that a person says"""
 
 
 def main(config: Config) -> Run:
     """Train, or go on training, and return the finished run."""
     storage = Storage(config.storage)
     features = resolve(config.features, storage.fetch, accept_licence=config.accept_licence)
-    config.loss.layers(features.card.network)  # what is not known is said before anything is read
+    # what is not known is said before anything is read
+    config.loss.layers(features.card.network, config.model)
     styles = read_styles(storage, config.styles, config.style_px)
-    return train(config, task(features, styles), None)
+    unseen = read_styles(storage, config.unseen, config.style_px) if config.unseen else ()
+    return train(config, task(features, styles, unseen), None)
 
 
-def task(features: Resolved, styles: tuple[StylePicture, ...]) -> Task[Config]:
-    """The training by these features to these styles."""
+def task(
+    features: Resolved, styles: tuple[StylePicture, ...], unseen: tuple[StylePicture, ...] = ()
+) -> Task[Config]:
+    """The training by these features to these styles; the report shows others as well."""
     pixels = {each.name: hashlib.sha256(each.pixels.tobytes()).hexdigest() for each in styles}
     return Task(
         job="train_style",
         as_training=partial(as_training, features=features, styles=styles),
         loss_of_chance=loss_unpainted,
         told={"style": "style loss", "content": "content loss"},
-        shown=painted,
+        shown=partial(painted, styles=styles, unseen=unseen),
         beside={"features": features.sha256, "styles": pixels},
     )
 
@@ -177,14 +214,8 @@ def loss_unpainted(config: Config, training: Training) -> float:
 
 
 def parse(arguments: list[str]) -> Config:
-    """Options that change the defaults."""
-    return tyro.cli(
-        Config,
-        args=arguments,
-        config=(tyro.conf.AvoidSubcommands,),
-        prog="python -m jobs.train_style",
-        description=__doc__,
-    )
+    """A preset's name, where there is one, and options that change its values."""
+    return parse_preset(arguments, PRESETS, prog="python -m jobs.train_style", text=__doc__)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,8 @@ LOCALIZER, DETECTOR = "localizer:", "torchvision_detection:"
 """begin the names of networks that say where: before the name of their encoder, of their kind"""
 STYLE_TRANSFORM = "style_transform:"
 """begins the names of networks whose outputs are pictures: before their width"""
+ADAIN = "adain:"
+"""likewise, of those that paint in the style of any picture: before ENCODER/LAYER"""
 EMBEDDERS = ("mobilefacenet", "iresnet18", "iresnet34", "iresnet50", "iresnet100")
 """networks of ours whose outputs are an embedding of a face"""
 FIXED_SIZE_PX = {
@@ -56,7 +58,7 @@ class Card:
     """relu, sigmoid or tanh; networks of ours only"""
     classes: tuple[str, ...]
     """class names, in the order of the logits; none where these are an embedding of a face, or
-    where the network finds faces; names of styles where it paints"""
+    where the network finds faces or paints in any style; names of styles where it learnt these"""
     preprocess: Inputs
     """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
@@ -73,6 +75,7 @@ class Card:
             kind = kind_of_input(self.preprocess)
             raise ValueError(f"{self.network} takes whole pictures (canvas), not {kind}s")
         nameless = isinstance(self.preprocess, FacePreprocess | Canvas) and not self.is_painter
+        nameless = nameless or self.paints_any_style
         if bool(self.classes) == nameless or len(set(self.classes)) != len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
@@ -87,14 +90,19 @@ class Card:
 
     @property
     def is_painter(self) -> bool:
-        """Whether the outputs are pictures, and `classes` the styles they may be in."""
-        return self.network.startswith(STYLE_TRANSFORM)
+        """Whether the outputs are pictures, and `classes` the styles they may be in, or any."""
+        return self.network.startswith((STYLE_TRANSFORM, ADAIN))
+
+    @property
+    def paints_any_style(self) -> bool:
+        """Whether the outputs are pictures in the style of others that it is given as well."""
+        return self.network.startswith(ADAIN)
 
     @property
     def num_outputs(self) -> int:
         """Numbers that the network gives for an input: logits, or the embedding of a face.
 
-        Of what paints: the number of its styles.
+        Of what paints: the number of its styles, 0 for any.
         """
         return len(self.classes) or self.embedding_size
 
@@ -140,8 +148,9 @@ def check_names(card: Card, weights: str, job: str = "embed_faces") -> None:
     `weights` says where it comes from, field included; `job` wants it.
     """
     if card.is_painter:
+        styles = f"the styles {', '.join(card.classes)}" if card.classes else "any style"
         raise ValueError(
-            f"{weights}: {card.network} paints pictures in the styles {', '.join(card.classes)} "
+            f"{weights}: {card.network} paints pictures in {styles} "
             "and names nothing; `python -m jobs.stylize` is for it"
         )
     if not card.classes:

@@ -6,7 +6,7 @@ from pathlib import PurePosixPath
 
 import numpy as np
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jobs.runtime.checkpoints import BEST
 from jobs.runtime.examples import Pictures
@@ -18,6 +18,7 @@ from jobs.runtime.storage import Storage, absolute
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.decode import UnreadableImageError, read_rgb
 from vision_ops.learners.style import StylePicture, as_images
+from vision_ops.models.adain import Adain
 from vision_ops.preprocess import resized_shape
 
 MIN_SIDE_PX = 32
@@ -69,24 +70,62 @@ def read_style(data: bytes, uri: str, size_px: int) -> np.ndarray:
 
 
 @torch.no_grad()
-def painted(run: Run, config: object, training: Training) -> list[Section]:
-    """Some of the pictures kept back beside what the best network makes of them."""
+def painted(
+    run: Run,
+    config: object,
+    training: Training,
+    *,
+    styles: Sequence[StylePicture],
+    unseen: Sequence[StylePicture],
+) -> list[Section]:
+    """Some of the pictures kept back beside what the best network makes of them.
+
+    One that paints in any style is shown in those of `unseen` too, and the styles with it.
+    """
     network, card = load_checkpoint(run.storage.fetch(run.path(BEST)), "cpu")
     chosen = np.arange(min(SHOWN_PICTURES, len(training.validate)))
+    ids = training.validate.ids[chosen].tolist()
     pixels = torch.from_numpy(Pictures(training.validate).take(chosen))
-    styles = torch.eye(len(card.classes))
-    shown: list[Thumbnail] = []
-    for number, style in enumerate(card.classes[:SHOWN_STYLES]):
-        found = network(as_images(pixels), styles[number].expand(len(pixels), -1))
-        results = (found * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
-        sides = torch.cat([pixels, results], dim=2).numpy()
-        ids = training.validate.ids[chosen].tolist()
-        shown += [
-            Thumbnail(title=name, image=_png(both), caption=style)
-            for name, both in zip(ids, sides, strict=True)
-        ]
-    text = "Images kept back, and the same painted in each style by the best network."
-    return [Section(title="Painted", text=text, thumbnails=shown, pairs=True)]
+    images = as_images(pixels)
+    if not isinstance(network, Adain):
+        shares = torch.eye(len(card.classes))
+        shown: list[Thumbnail] = []
+        for name, share in list(zip(card.classes, shares, strict=True))[:SHOWN_STYLES]:
+            found = network(images, share.expand(len(images), -1))
+            shown += _beside(ids, [pixels, _as_pixels(found)], name)
+        text = "Images kept back, and the same painted in each style by the best network."
+        return [Section(title="Painted", text=text, thumbnails=shown, pairs=True)]
+    sections: list[Section] = []
+    for title, those in (("Painted in styles not learnt from", unseen), ("Painted", styles)):
+        shown = []
+        for style in those[:SHOWN_STYLES]:
+            found = network(images, as_images(torch.from_numpy(style.pixels.copy())[None]))
+            small = _within(style.pixels, *pixels.shape[1:3]).expand_as(pixels)
+            shown += _beside(ids, [pixels, small, _as_pixels(found)], style.name)
+        text = "Images kept back, a style, and what the best network paints of both."
+        if shown:
+            sections.append(Section(title=title, text=text, thumbnails=shown, pairs=True))
+    return sections
+
+
+def _as_pixels(images: torch.Tensor) -> torch.Tensor:
+    """0..1, channels first -> uint8, channels last."""
+    return (images * 255).round().to(torch.uint8).permute(0, 2, 3, 1)
+
+
+def _beside(ids: Sequence[str], pixels: Sequence[torch.Tensor], name: str) -> list[Thumbnail]:
+    """Pictures of one number, uint8 (B, H, W, 3), next to each other, under a style's name."""
+    sides = torch.cat(list(pixels), dim=2).numpy()
+    return [
+        Thumbnail(title=id, image=_png(each), caption=name)
+        for id, each in zip(ids, sides, strict=True)
+    ]
+
+
+def _within(pixels: np.ndarray, height: int, width: int) -> torch.Tensor:
+    """A picture as large as it can be on white of this size, uint8 (height, width, 3)."""
+    image = Image.fromarray(pixels)
+    return torch.from_numpy(np.asarray(ImageOps.pad(image, (width, height), color="white")).copy())
 
 
 def _png(pixels: np.ndarray) -> bytes:

@@ -67,7 +67,9 @@ def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def asked(photos: Path, weights: str, style: str, out: Path, **more: Any) -> Config:
     op = StylizeConfig(weights=weights, styles=(style,), longest_px=64, gatys=QUICK)
     op = replace(op, **{k: v for k, v in more.items() if hasattr(op, k)})
-    rest = {"resources": INLINE} | {k: v for k, v in more.items() if not hasattr(op, k)}
+    rest: dict[str, Any] = {"resources": INLINE} | {
+        k: v for k, v in more.items() if not hasattr(op, k)
+    }
     return Config(data=Source(uri=str(photos)), op=op, out=str(out), **rest)
 
 

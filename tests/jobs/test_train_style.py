@@ -16,9 +16,12 @@ from jobs.pictures.styles import read_styles
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
 from jobs.runtime.epochs import run_worker
 from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.resources import Resources
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources, fit
+from jobs.stylize import Config as StylizeJob
+from jobs.stylize import main as stylize
 from jobs.train_style import FEATURES, Config, main, parse, task
 from tests.jobs.broken_off import (
     Killed,
@@ -31,9 +34,11 @@ from tests.jobs.broken_off import (
 from vision_ops.card import Card, read_card, sha256_file
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.learners.optimizer import OptimConfig
-from vision_ops.learners.style import StyleLossConfig, StyleModelConfig
+from vision_ops.learners.style import AdainModelConfig, StyleLossConfig, StyleModelConfig
 from vision_ops.models import build
+from vision_ops.models.adain import Adain
 from vision_ops.models.style_transform import StyleTransform
+from vision_ops.operators.stylize import StylizeConfig
 from vision_ops.preprocess import Preprocess
 from vision_ops.style.feed_forward import FeedForward
 from vision_ops.weights import resolve
@@ -152,6 +157,96 @@ def test_second_run_of_a_finished_training_changes_nothing(undisturbed: Path, pl
     assert {name: (undisturbed / name).stat().st_mtime_ns for name in before} == before
 
 
+def small_of_any(place: Path, out: Path) -> Config:
+    return replace(
+        small(place, out),
+        model=AdainModelConfig(preprocess=SMALL, licence="CC0-1.0"),
+        loss=StyleLossConfig(
+            style_weight=1.0, content_layer="blocks.0", style_layers=("stem.2", "blocks.0")
+        ),
+        optim=OptimConfig(learning_rate=3e-3, weight_decay=0),
+        unseen=(str(place / "unseen.png"),),
+        style_px=32,
+    )
+
+
+@pytest.fixture(scope="module")
+def any_style(place: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    unseen = np.random.default_rng(7).integers(0, 256, (40, 36, 3), dtype=np.uint8)
+    Image.fromarray(unseen).save(place / "unseen.png")
+    out = tmp_path_factory.mktemp("any")
+    main(small_of_any(place, out))
+    return out
+
+
+def test_pictures_and_styles_teach_a_network_of_any_style(any_style: Path, place: Path):
+    first, *_, last = metrics_of(any_style)
+    assert last["loss"] < 0.9 * first["loss"]
+    network, card = load_checkpoint(any_style / BEST, "cpu")
+    assert isinstance(network, Adain)
+    assert (card.network, card.classes) == ("adain:residual/blocks.0", ())
+    assert card.licence == "CC0-1.0; its encoder: Apache-2.0"
+    assert card.parent == sha256_file(place / "features.safetensors")
+    learnt, _ = load_checkpoint(place / "features.safetensors", "cpu")
+    encoder = network.encoder.classifier.state_dict()
+    state = learnt.state_dict()
+    assert encoder
+    assert all(torch.equal(value, state[name]) for name, value in encoder.items())
+    page = (any_style / "report" / "index.html").read_text()
+    assert "Painted in styles not learnt from" in page
+    shown = min(4, json.loads((any_style / "manifest.json").read_text())["counts"]["validate"])
+    assert page.count("data:image/png;base64") == 3 * shown
+
+
+def painted_in(place: Path, weights: Path, out: Path, style: str, strength: float = 1.0):
+    """What stylize makes of the pictures, by their ids: float (H, W, 3)."""
+    job = StylizeJob(
+        data=Source(uri=str(place / "photos")),
+        op=StylizeConfig(weights=str(weights), styles=(str(place / style),), strength=strength),
+        resources=Resources(engine="inline", actors=1, max_failed_fraction=1.0),
+        format="png",
+        out=str(out),
+    )
+    rows = [row for batch in stylize(job).results() for row in batch.to_pylist()]
+    assert [row["id"] for row in rows if row["status"] == "failed"] == ["bad.jpg"]
+    return {
+        row["id"]: np.asarray(Image.open(row["image_uri"]).convert("RGB"), float)
+        for row in rows
+        if row["status"] == "ok"
+    }
+
+
+def test_what_learnt_any_style_paints_pictures_in_that_of_a_file(
+    any_style: Path, place: Path, tmp_path: Path
+):
+    striped = painted_in(place, any_style / BEST, tmp_path / "whole", "styles/stripes.png")
+    bare = painted_in(place, any_style / BEST, tmp_path / "none", "styles/stripes.png", 0.0)
+    unseen = painted_in(place, any_style / BEST, tmp_path / "unseen", "unseen.png")
+    assert len(striped) == 20
+    for id, pixels in striped.items():
+        with Image.open(place / "photos" / id) as photo:
+            assert pixels.shape[:2] == photo.size[::-1]
+        assert not np.array_equal(pixels, unseen[id])
+    with Image.open(place / "styles" / "stripes.png") as file:
+        colour = np.asarray(file.convert("RGB"), float).mean(axis=(0, 1))
+
+    def away(made: dict[str, np.ndarray]) -> float:
+        return float(np.mean([np.abs(p.mean(axis=(0, 1)) - colour).mean() for p in made.values()]))
+
+    assert away(striped) < away(bare)
+
+
+@pytest.mark.slow
+def test_killed_and_repeated_training_of_any_style_ends_with_the_same_bits(
+    any_style: Path, place: Path, tmp_path: Path
+):
+    config = small_of_any(place, tmp_path)
+    with pytest.raises(Killed):
+        fit_with(config, task_of(config), 5, die_here)
+    main(config)
+    assert_same_training(tmp_path, any_style)
+
+
 @pytest.mark.parametrize("steps", [0, 6])  # an epoch is 3 or 4 steps
 def test_killed_and_repeated_training_ends_with_the_bits_of_an_undisturbed_one(
     undisturbed: Path, place: Path, tmp_path: Path, steps: int
@@ -267,5 +362,13 @@ def test_options_reach_their_fields():
     config = parse(["--styles", "a.jpg", "b.jpg", "--model.preprocess.height-px", "96"])
     assert config.styles == ("a.jpg", "b.jpg")
     assert config.model.preprocess.shape == (96, 128, 3)
+    preset = parse(["any_style", "--unseen", "c.jpg", "--model.preprocess.height-px", "96"])
+    assert preset.unseen == ("c.jpg",)
+    assert isinstance(preset.model, AdainModelConfig)
+    assert preset.model.preprocess.shape == (96, 128, 3)
+    with pytest.raises(ValueError, match="unseen: only any_style"):
+        Config(unseen=("c.jpg",))
+    with pytest.raises(ValueError, match="preset 'some_style': not one of styles, any_style"):
+        parse(["some_style"])
     with pytest.raises(ValueError, match="loss.style_weight -1"):
         StyleLossConfig(style_weight=-1)

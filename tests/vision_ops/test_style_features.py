@@ -12,9 +12,10 @@ from tests.untrained import save_random, save_untrained
 from vision_ops.card import Card
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.models import build
+from vision_ops.models.encoder import vgg_aliases
 from vision_ops.normalize import normalize
 from vision_ops.signals import SignalPreprocess
-from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork, default_layers, vgg_aliases
+from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork, default_layers
 from vision_ops.style.gatys_config import Pooling
 
 

@@ -1,25 +1,24 @@
 """Learning to paint any picture in a style in one pass, or in each of several."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
 from numpy import ndarray
 from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig, augment
-from vision_ops.canvas import Canvas
-from vision_ops.card import STYLE_TRANSFORM, Card, read_card, sha256_file
+from vision_ops.card import STYLE_TRANSFORM, read_card
 from vision_ops.checkpoint import save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
-from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
-from vision_ops.models import build, in_fast_layout
+from vision_ops.learners.painters import AdainPainter, Painter, TransformPainter
+from vision_ops.losses.style import content_loss, total_variation
+from vision_ops.models import in_fast_layout
 from vision_ops.preprocess import Preprocess
 from vision_ops.style.features import FeatureNetwork
 
@@ -44,11 +43,21 @@ LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
 }
 """feature network -> layer of the content, layers of the style, where nothing else is asked for; of
 VGG those of Johnson et al. (2016, sec. 4.1), VGG-19's the last of the same stages"""
+ADAIN_LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
+    "torchvision:squeezenet1_1": (
+        "features.4",
+        ("features.1", "features.3", "features.4", "features.7"),
+    ),
+    "torchvision:vgg19": ("relu4_1", ("relu1_1", "relu2_1", "relu3_1", "relu4_1")),
+    "residual": ("blocks.1", ("stem.2", "blocks.0", "blocks.1")),
+}
+"""the same of a network for any style, which exchanges features at the content's layer; of VGG-19
+those of Huang and Belongie (2017, sec. 6)"""
 
 
 @dataclass(frozen=True, kw_only=True)
 class StyleModelConfig:
-    """Which network paints."""
+    """A network that paints in the styles that it learns."""
 
     width: int = 16
     """channels at full size; 32 in the paper, four times the work of 16"""
@@ -62,8 +71,7 @@ class StyleModelConfig:
     def __post_init__(self) -> None:
         if self.width < 1:
             raise ValueError(f"model.width {self.width}: must be at least 1")
-        if not isinstance(self.preprocess, Preprocess):
-            raise ValueError("model.preprocess: styles are of pictures")
+        _refuse_other_inputs(self.preprocess)
 
     @property
     def network(self) -> str:
@@ -72,10 +80,35 @@ class StyleModelConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AdainModelConfig:
+    """A network that paints in the style of any picture: see `vision_ops.models.adain`.
+
+    Its encoder is the feature network up to loss.content_layer, its decoder learns.
+    """
+
+    preprocess: Inputs = field(
+        default_factory=lambda: Preprocess(height_px=128, width_px=128, resize_px=144)
+    )
+    """size and crop of the pictures it learns from; it paints pictures of any size"""
+    licence: str = "unknown"
+    """of the decoder's weights: said in the checkpoint beside that of the encoder"""
+
+    def __post_init__(self) -> None:
+        _refuse_other_inputs(self.preprocess)
+
+
+def _refuse_other_inputs(preprocess: Inputs) -> None:
+    if not isinstance(preprocess, Preprocess):
+        raise ValueError("model.preprocess: styles are of pictures")
+
+
+@dataclass(frozen=True, kw_only=True)
 class StyleLossConfig:
     """What is minimised: content + style_weight * style + smooth_weight * total variation.
 
-    All are `relative`, see `vision_ops.losses.style`; the style is the mean over its layers.
+    All are `relative`, see `vision_ops.losses.style`; the style is the mean over its layers. Learnt
+    styles are compared by Gram matrices, any style by means and deviations (Huang and Belongie
+    2017, eq. 11 to 13), whose content is that after the exchange of features.
     """
 
     style_weight: float = 3.0
@@ -83,7 +116,8 @@ class StyleLossConfig:
     smooth_weight: float = 1.0
     """of the total variation of pictures 0..1"""
     content_layer: str = ""
-    """module of the feature network; empty: the usual one of a network that is known"""
+    """module of the feature network; empty: the usual one of a network that is known. For any
+    style features are exchanged there"""
     style_layers: tuple[str, ...] = ()
     """modules of the feature network; empty: the usual ones of a network that is known"""
 
@@ -92,14 +126,17 @@ class StyleLossConfig:
             if not 0 <= getattr(self, name) < float("inf"):
                 raise ValueError(f"loss.{name} {getattr(self, name)}: must be 0 or more")
 
-    def layers(self, network: str) -> tuple[str, tuple[str, ...]]:
+    def layers(
+        self, network: str, model: "StyleModelConfig | AdainModelConfig"
+    ) -> tuple[str, tuple[str, ...]]:
         """That of the content, those of the style. Raises ValueError where none is usual."""
-        content, style = LAYERS.get(network, ("", ()))
+        known = ADAIN_LAYERS if isinstance(model, AdainModelConfig) else LAYERS
+        content, style = known.get(network, ("", ()))
         content, style = self.content_layer or content, self.style_layers or style
         if not (content and style):
             raise ValueError(
                 f"loss.content_layer, loss.style_layers: must be named for features of {network}; "
-                f"known are {', '.join(LAYERS)}"
+                f"known are {', '.join(known)}"
             )
         return content, style
 
@@ -118,7 +155,7 @@ class StylePicture:
 class StyleLearnerConfig:
     """All that a learner is made of: the same config and batches give the same weights."""
 
-    model: StyleModelConfig = field(default_factory=StyleModelConfig)
+    model: StyleModelConfig | AdainModelConfig = field(default_factory=StyleModelConfig)
     """which network"""
     optim: OptimConfig = field(default_factory=OptimConfig)
     """how it learns"""
@@ -151,7 +188,7 @@ class StyleLearnerConfig:
 
 
 class StyleLearner:
-    """A transform network in training.
+    """A network that paints, in training: see `vision_ops.learners.painters` for the two kinds.
 
     reads   pixels   uint8    (B, H, W, 3)  sRGB, 0..255
             row      int64    (B,)          number of the picture: says the style it is evaluated in
@@ -166,13 +203,8 @@ class StyleLearner:
         self.device = torch.device(device)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.seed)
-            network = build(config.model.network, len(config.styles))
-        in_fast_layout(network.to(self.device))
-        told = read_card(config.features).network
-        self.content_layer, style_layers = config.loss.layers(told)
-        layers = (self.content_layer, *style_layers)
-        self.features = FeatureNetwork(config.features, layers, self.device)
-        self.grams = self._style_grams(style_layers)
+            self.painter = make_painter(config, self.device)
+        network = in_fast_layout(self.painter.network.to(self.device))
         self.descent = Descent(
             network,
             make_optimizer(network, config.optim),
@@ -207,9 +239,8 @@ class StyleLearner:
         styles = drawn.long().clamp_max(len(config.styles) - 1).to(self.device)
 
         def loss(piece: slice) -> Tensor:
-            painted = descent.forward(images[piece], self._one_hot(styles[piece]))
-            costs = self._costs(painted, images[piece], styles[piece])
-            return self._total(costs).mean()
+            wanted, painted = self._painted(descent.forward, images[piece], styles[piece])
+            return self._total(self._costs(painted, wanted, styles[piece])).mean()
 
         return descent.lower(len(images), loss)
 
@@ -227,9 +258,10 @@ class StyleLearner:
             piece = slice(first, first + EVALUATED_AT_ONCE)
             images = as_images(batch["pixels"][piece].to(self.device))
             styles = batch["row"][piece].to(self.device) % len(self.config.styles)
-            painted = self._costs(network(images, self._one_hot(styles)), images, styles)
+            wanted, found = self._painted(network, images, styles)
+            painted = self._costs(found, wanted, styles)
             losses = self._total(painted).double()
-            unchanged = self._total(self._costs(images, images, styles))
+            unchanged = self._total(self._costs(images, wanted, styles))
             total["loss"] += losses.sum().item()
             total["loss_squared"] += losses.square().sum().item()
             total["content"] += painted["content"].double().sum().item()
@@ -255,37 +287,29 @@ class StyleLearner:
     def save(self, path: Path) -> None:
         """Write what `evaluate` evaluates as a checkpoint with its card."""
         config = self.config
-        card = Card(
-            network=config.model.network,
-            classes=tuple(style.name for style in config.styles),
-            preprocess=Canvas(),
-            licence=config.model.licence,
-            source=config.source,
-            parent=sha256_file(config.features),
-            embedding_size=0,
-        )
-        save_checkpoint(path, self.descent.evaluated, card)
+        styles = tuple(style.name for style in config.styles)
+        card = self.painter.card(styles, config.model.licence, config.source)
+        save_checkpoint(path, self.painter.whole(self.descent.evaluated), card)
 
-    def _one_hot(self, styles: Int64[Tensor, " B"]) -> Float[Tensor, "B S"]:
-        return F.one_hot(styles, len(self.config.styles)).float()
+    def _painted(
+        self, network: nn.Module, images: Float[Tensor, "B 3 H W"], styles: Int64[Tensor, " B"]
+    ) -> tuple[Float[Tensor, "B _ _ _"], Float[Tensor, "B 3 H W"]]:
+        """The features that painted pictures shall have, and these."""
+        with torch.no_grad():
+            wanted = self.painter.wanted(images, styles)
+        return wanted, self.painter.paint(network, images, styles, wanted)
 
     def _costs(
         self,
         painted: Float[Tensor, "B 3 H W"],
-        images: Float[Tensor, "B 3 H W"],
+        wanted: Float[Tensor, "B _ _ _"],
         styles: Int64[Tensor, " B"],
     ) -> dict[str, Float[Tensor, " B"]]:
         """Content, style and roughness of painted pictures, each for itself."""
-        with torch.no_grad():
-            wanted = self.features(images)[self.content_layer]
-        maps = self.features(painted)
-        layers = [
-            style_loss(gram_matrix(maps[layer]), grams[styles], "relative")
-            for layer, grams in self.grams.items()
-        ]
+        maps = self.painter.maps(painted)
         return {
-            "content": content_loss(maps[self.content_layer], wanted, "relative"),
-            "style": torch.stack(layers).mean(dim=0),
+            "content": content_loss(maps[self.painter.content_layer], wanted, "relative"),
+            "style": self.painter.style_costs(maps, styles),
             "roughness": total_variation(painted, "relative"),
         }
 
@@ -297,19 +321,21 @@ class StyleLearner:
             + loss.smooth_weight * costs["roughness"]
         )
 
-    @torch.no_grad()
-    def _style_grams(self, layers: Sequence[str]) -> dict[str, Float[Tensor, "S _ _"]]:
-        """Of each layer the Gram matrices of all styles, computed once."""
-        found: list[dict[str, Tensor]] = []
-        for style in self.config.styles:
-            pixels = torch.from_numpy(style.pixels.copy())[None].to(self.device)
-            maps = self.features(as_images(pixels))
-            found.append({layer: gram_matrix(maps[layer])[0] for layer in layers})
-        return {layer: torch.stack([each[layer] for each in found]) for layer in layers}
-
 
 EVALUATED_AT_ONCE = 16
 """pictures, to keep maps of features small"""
+
+
+def make_painter(config: StyleLearnerConfig, device: torch.device) -> Painter:
+    """What the config asks for, with first weights by torch's own generator."""
+    model, told = config.model, read_card(config.features).network
+    content_layer, style_layers = config.loss.layers(told, model)
+    features = FeatureNetwork(config.features, (content_layer, *style_layers), device)
+    pixels = [torch.from_numpy(style.pixels.copy())[None] for style in config.styles]
+    styles = [as_images(each.to(device)) for each in pixels]
+    if isinstance(model, AdainModelConfig):
+        return AdainPainter(features, content_layer, style_layers, styles)
+    return TransformPainter(model.network, features, content_layer, style_layers, styles)
 
 
 def as_images(pixels: UInt8[Tensor, "B H W 3"]) -> Float[Tensor, "B 3 H W"]:

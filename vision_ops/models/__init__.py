@@ -10,6 +10,7 @@
     build("torchvision_detection:fasterrcnn_resnet50_fpn", num_classes=90)  # several objects
     build("face_detector:mtcnn", num_classes=0)     # run by `vision_ops.faces.detect`
     build("style_transform:32", num_classes=2)      # of pictures in two styles, width 32
+    build("adain:torchvision:vgg19/relu4_1", 0)     # in the style of any picture
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -25,9 +26,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision_ops.card import DETECTOR, LOCALIZER, STYLE_TRANSFORM
+from vision_ops.card import ADAIN, DETECTOR, LOCALIZER, STYLE_TRANSFORM
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FACE_DETECTOR
+from vision_ops.models.adain import build_adain
 from vision_ops.models.airbench import Airbench
 from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
@@ -102,6 +104,9 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     """
     if network in FACE_DETECTORS:
         return FACE_DETECTORS[network]()
+    if network.startswith(ADAIN):
+        encoder = partial(build, num_classes=1, activation=activation, channels=channels)
+        return build_adain(network.removeprefix(ADAIN), encoder)
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if network in NETWORKS:
@@ -114,7 +119,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         raise ValueError(
             f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
-            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH"
+            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH, "
+            "adain:ENCODER/LAYER"
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from queue import SimpleQueue
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int32, UInt8
@@ -16,7 +16,7 @@ from jaxtyping import Int32, UInt8
 from vision_ops.canvas import Canvas
 from vision_ops.card import Card
 from vision_ops.style import Follower, Stylised, Stylist
-from vision_ops.style.colours import with_colours_of
+from vision_ops.style.colours import Colours, recoloured
 from vision_ops.style.gatys_config import TILE_PX, GatysConfig
 
 Batch = dict[str, np.ndarray]
@@ -37,16 +37,22 @@ class StylizeConfig:
     """checkpoint: of a network trained by train_style, which makes a picture in one pass; or of any
     convolutional network, whose features judge pictures while they are optimised (Gatys et al.)"""
     styles: tuple[str, ...] = ()
-    """pictures whose manner is taken (files, s3://…); of a trained network the names of styles that
-    it learnt, not needed where it learnt one"""
+    """pictures whose manner is taken (files, s3://…); of a network that learnt styles the names of
+    these, not needed where it learnt one"""
     style_weights: tuple[float, ...] = ()
     """one for each style; none: all alike"""
     each: bool = False
     """a picture in each of the styles instead of one in their mixture"""
     longest_px: int = 512
     """pictures are reduced to this longer side first; time goes with its square"""
-    colours: Literal["style", "content"] = "style"
-    """whose colours a picture has; content: only the brightness is taken from what was made"""
+    colours: Colours = "style"
+    """whose colours a picture has; content: only the brightness is taken from what was made;
+    matched: what was made gets the mean and the covariance of the colours of the content"""
+    strength: float = 1.0
+    """0..1, how much of the style. Any style of a trained network: features are mixed (Huang and
+    Belongie 2017, eq. 14). Styles that it learnt: pixels of the picture made and of the content.
+    Pictures that are optimised: the style's weight is multiplied by it; 0 gives the content where
+    gatys.start is that"""
     gatys: GatysConfig = field(default_factory=GatysConfig)
     """how pictures are optimised, where no trained network makes them"""
     smooth: bool = False
@@ -66,6 +72,9 @@ class StylizeConfig:
         names = [style_name(style) for style in self.styles]
         if self.each and len(set(names)) < len(names):
             raise ValueError(f"op.styles: two are called the same: {', '.join(sorted(names))}")
+        if not 0 <= self.strength <= 1:
+            raise ValueError(f"op.strength {self.strength}: must be 0..1")
+        self.faded_gatys()
         if self.style_weights and len(self.style_weights) != len(self.styles):
             raise ValueError(
                 f"op.style_weights: {len(self.style_weights)} for {len(self.styles)} styles"
@@ -91,6 +100,18 @@ class StylizeConfig:
             return {"": self.shares}
         alone = np.eye(len(self.styles)).tolist()
         return {style_name(n): tuple(row) for n, row in zip(self.styles, alone, strict=True)}
+
+    def faded_gatys(self) -> GatysConfig:
+        """`gatys` with the style's weight multiplied by `strength`.
+
+        Without any style there is nothing to carry from coarse to fine: one level.
+        """
+        if self.strength == 1:
+            return self.gatys
+        costs = self.gatys.costs
+        costs = replace(costs, style_weight=self.strength * costs.beta)
+        levels = self.gatys.levels if self.strength else 1
+        return replace(self.gatys, costs=costs, levels=levels)
 
     def canvas(self) -> Canvas:
         """How whole pictures are decoded."""
@@ -141,7 +162,10 @@ class Stylizer:
         """What a batch gets, of what was made by name."""
         rows = [dict(zip(made, row, strict=True)) for row in zip(*made.values(), strict=True)]
         pictures = [
-            {name: self._coloured(content, each.pixels) for name, each in row.items()}
+            {
+                name: recoloured(self.config.colours, content, each.pixels)
+                for name, each in row.items()
+            }
             for content, row in zip(shown.contents, rows, strict=True)
         ]
         found: dict[str, list[Any]] = {"picture": pictures}
@@ -153,9 +177,6 @@ class Stylizer:
             found = {n: [next(iter(_values(each))) for each in c] for n, c in found.items()}
         sizes = {"height_px": shown.sizes[:, 0], "width_px": shown.sizes[:, 1]}
         return {name: _objects(column) for name, column in found.items()} | sizes
-
-    def _coloured(self, content: Picture, made: Picture) -> Picture:
-        return with_colours_of(content, made) if self.config.colours == "content" else made
 
 
 class Shown(NamedTuple):
@@ -220,25 +241,32 @@ def with_all_styles(config: StylizeConfig, card: Card) -> StylizeConfig:
 
 
 def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
-    """Whether the weights are of a network that learnt styles; else they judge pictures.
+    """Whether the weights are of a network that learnt styles; else styles are pictures.
 
     Raises ValueError where the styles asked for are not to be had with them.
     """
-    if not card.is_painter:
-        if not config.styles:
-            raise ValueError("op.styles: a picture in whose manner others are to be made")
-        return False
-    there = ", ".join(card.classes)
-    if unknown := [style for style in config.styles if style not in card.classes]:
-        raise ValueError(f"op.styles: {weights} did not learn {', '.join(unknown)}, but {there}")
-    if config.smooth:
+    if config.smooth and card.is_painter:
         raise ValueError(
             f"op.smooth: {weights} paints each picture in one pass; only what is optimised can "
             "begin with the picture before"
         )
-    if config.gatys != GatysConfig():
-        raise ValueError(f"op.gatys: {weights} paints in one pass; nothing is optimised")
+    if card.paints_any_style or not card.is_painter:
+        if not config.styles:
+            raise ValueError("op.styles: a picture in whose manner others are to be made")
+        if card.paints_any_style:
+            sized = GatysConfig(style_longest_px=config.gatys.style_longest_px)
+            _refuse_gatys(config.gatys, sized, weights, "style_longest_px alone is heeded")
+        return False
+    there = ", ".join(card.classes)
+    if unknown := [style for style in config.styles if style not in card.classes]:
+        raise ValueError(f"op.styles: {weights} did not learn {', '.join(unknown)}, but {there}")
+    _refuse_gatys(config.gatys, GatysConfig(), weights, "nothing is optimised")
     return True
+
+
+def _refuse_gatys(gatys: GatysConfig, possible: GatysConfig, weights: str, reason: str) -> None:
+    if gatys != possible:
+        raise ValueError(f"op.gatys: {weights} paints in one pass; {reason}")
 
 
 def make_stylizer(

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.losses import StyleConvention
+from vision_ops.models.encoder import POOLS, find_layer
 from vision_ops.preprocess import Preprocess
 from vision_ops.style.gatys_config import Pooling
 
 MOST_LEAST_PX = 512
 """side of a picture that every network must be able to take"""
-POOLS = (nn.MaxPool2d, nn.AvgPool2d)
 
 
 class Layers(NamedTuple):
@@ -124,15 +124,11 @@ class FeatureNetwork:
         raise ValueError(f"{self.weights}: {missed} take no part in a forward pass")
 
     def _find(self, network: str, layers: tuple[str, ...]) -> dict[str, nn.Module]:
-        there = {name: module for name, module in self.network.named_modules() if name}
-        aliases = vgg_aliases(self.network) if network.startswith("torchvision:vgg") else {}
-        if unknown := [layer for layer in layers if layer not in there | aliases]:
-            some = [*aliases, *(n for n, m in there.items() if not any(m.children()))]
-            raise ValueError(
-                f"{self.weights}: {network} has no layer {', '.join(unknown)}; it has "
-                f"{', '.join(some[:24])}{', …' if len(some) > 24 else ''}"
-            )
-        return {layer: there[aliases.get(layer, layer)] for layer in layers}
+        try:
+            paths = {layer: find_layer(self.network, network, layer) for layer in layers}
+        except ValueError as unknown:
+            raise ValueError(f"{self.weights}: {unknown}") from unknown
+        return {layer: self.network.get_submodule(path) for layer, path in paths.items()}
 
     def _set_normalisation(self, preprocess: Preprocess, device: torch.device) -> None:
         mean = torch.tensor(preprocess.mean, dtype=torch.float64).view(3, 1, 1)
@@ -177,22 +173,6 @@ def default_layers(network: str, weights: str) -> Layers:
             f"style_layers. They are known for {', '.join(LAYERS)}"
         )
     return LAYERS[network]
-
-
-def vgg_aliases(network: nn.Module) -> dict[str, str]:
-    """relu1_1 and the like, of which a block ends with a pool -> names of modules."""
-    aliases: dict[str, str] = {}
-    block, number = 1, 1
-    for name, module in network.get_submodule("features").named_children():
-        if isinstance(module, nn.Conv2d):
-            aliases[f"conv{block}_{number}"] = f"features.{name}"
-        elif isinstance(module, nn.ReLU):
-            aliases[f"relu{block}_{number}"] = f"features.{name}"
-            number += 1
-        elif isinstance(module, POOLS):
-            aliases[f"pool{block}"] = f"features.{name}"
-            block, number = block + 1, 1
-    return aliases
 
 
 def _pool(network: nn.Module, pooling: Pooling, weights: str) -> None:

@@ -1,6 +1,6 @@
 """The method of style transfer that a checkpoint is for."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import torch
@@ -8,44 +8,51 @@ import torch
 from vision_ops.card import read_card
 from vision_ops.operators.stylize import StylizeConfig
 from vision_ops.style import Stylist
+from vision_ops.style.adain import AnyStyle
 from vision_ops.style.feed_forward import FeedForward
 from vision_ops.style.gatys import Gatys
+from vision_ops.style.strength import Faded
 
 
 def make_stylists(
     styles: Sequence[np.ndarray], config: StylizeConfig, callers: int
-) -> list[dict[str, Stylist]]:
+) -> list[Mapping[str, Stylist]]:
     """For each of so many threads one by each name of `StylizeConfig.made`.
 
-    `styles` are uint8 (H, W, 3), sRGB; a trained network has its own, which config.styles names.
-    What is computed by torch on a CPU is computed by one thread each: the last bits depend on it.
+    `styles` are uint8 (H, W, 3), sRGB; what learnt styles has its own, which config.styles names.
+    What torch computes on a CPU is computed by one thread each: the last bits depend on it.
     """
     if callers > 1:
         torch.set_num_threads(1)
-    if read_card(config.weights).is_painter:
-        return [dict(_painters(config, callers))] * callers
-    return [dict(_optimisers(styles, config)) for _ in range(callers)]
+    card = read_card(config.weights)
+    if card.paints_any_style:
+        return [_by_any_style(styles, config, callers)] * callers
+    if card.is_painter:
+        return [_by_learnt_styles(config, callers)] * callers
+    return [_by_optimisation(styles, config) for _ in range(callers)]
 
 
-def _painters(config: StylizeConfig, callers: int) -> Iterator[tuple[str, Stylist]]:
-    """Of a trained network, which is opened once."""
-    first: FeedForward | None = None
-    for name, shares in config.made.items():
-        named = dict(zip(config.styles, shares, strict=True))
-        if first is None:
-            first = FeedForward(config.weights, named, callers, config.tile_px)
-            yield name, first
-        else:
-            yield name, first.in_styles(named)
+def _by_any_style(
+    styles: Sequence[np.ndarray], config: StylizeConfig, callers: int
+) -> Mapping[str, Stylist]:
+    (first, shares), *others = config.made.items()
+    opened = AnyStyle(config.weights, styles, shares, config.strength, callers)
+    return {first: opened} | {name: opened.in_styles(styles, each) for name, each in others}
 
 
-def _optimisers(
-    styles: Sequence[np.ndarray], config: StylizeConfig
-) -> Iterator[tuple[str, Stylist]]:
-    first: Gatys | None = None
-    for name, shares in config.made.items():
-        if first is None:
-            first = Gatys(config.gatys, config.weights, styles, shares, config.tile_px)
-            yield name, first
-        else:
-            yield name, first.in_styles(styles, shares)
+def _by_learnt_styles(config: StylizeConfig, callers: int) -> Mapping[str, Stylist]:
+    made = {
+        name: dict(zip(config.styles, shares, strict=True)) for name, shares in config.made.items()
+    }
+    (first, blend), *others = made.items()
+    opened = FeedForward(config.weights, blend, callers, config.tile_px)
+    painters = {first: opened} | {name: opened.in_styles(each) for name, each in others}
+    if config.strength == 1:
+        return painters
+    return {name: Faded(painter, config.strength) for name, painter in painters.items()}
+
+
+def _by_optimisation(styles: Sequence[np.ndarray], config: StylizeConfig) -> Mapping[str, Stylist]:
+    (first, shares), *others = config.made.items()
+    opened = Gatys(config.faded_gatys(), config.weights, styles, shares, config.tile_px)
+    return {first: opened} | {name: opened.in_styles(styles, each) for name, each in others}
