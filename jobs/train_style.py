@@ -55,6 +55,7 @@ from vision_ops.learners.style import (
     StyleModelConfig,
     StylePicture,
 )
+from vision_ops.preprocess import Preprocess
 from vision_ops.weights import Resolved, resolve
 
 FEATURES = "checkpoints/features.safetensors"
@@ -80,24 +81,28 @@ class Config(TrainingJobConfig):
     untrained:textures, random filters, need no download and are quick"""
     unseen: tuple[str, ...] = ()
     """pictures whose styles are not learnt from, only painted in for the report; of any_style"""
-    model: StyleModelConfig | AdainModelConfig = field(default_factory=StyleModelConfig)
-    """which network, and the size at which it learns"""
+    model: StyleModelConfig | AdainModelConfig = field(
+        default_factory=lambda: StyleModelConfig(
+            width=12, preprocess=Preprocess(height_px=96, width_px=96, resize_px=112)
+        )
+    )
+    """which network, and the size at which it learns; larger ones paint finer and take longer"""
     optim: OptimConfig = field(
         default_factory=lambda: OptimConfig(
             optimizer="adam",
-            learning_rate=5e-3,
+            learning_rate=3e-3,
             schedule="cosine",
             warmup=0.05,
             weight_decay=0.0,
         )
     )
     """how it learns"""
-    loss: StyleLossConfig = field(default_factory=StyleLossConfig)
+    loss: StyleLossConfig = field(default_factory=lambda: StyleLossConfig(smooth_weight=0.1))
     """what is minimised"""
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(flip=True))
     """how training pictures are varied"""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(epochs=40, batch_size=4)
+        default_factory=lambda: TrainingConfig(epochs=30, batch_size=4)
     )
     """how long, on how many at once"""
     out: str = "runs/train_style"

@@ -359,9 +359,9 @@ def test_dry_run_tells_and_writes_nothing(
 
 
 def test_options_reach_their_fields():
-    config = parse(["--styles", "a.jpg", "b.jpg", "--model.preprocess.height-px", "96"])
+    config = parse(["--styles", "a.jpg", "b.jpg", "--model.preprocess.height-px", "80"])
     assert config.styles == ("a.jpg", "b.jpg")
-    assert config.model.preprocess.shape == (96, 128, 3)
+    assert config.model.preprocess.shape == (80, 96, 3)
     preset = parse(["any_style", "--unseen", "c.jpg", "--model.preprocess.height-px", "96"])
     assert preset.unseen == ("c.jpg",)
     assert isinstance(preset.model, AdainModelConfig)
