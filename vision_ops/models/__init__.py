@@ -10,6 +10,8 @@
     build("torchvision_detection:fasterrcnn_resnet50_fpn", num_classes=90)  # several objects
     build("face_detector:mtcnn", num_classes=0)     # run by `vision_ops.faces.detect`
     build("style_transform:32", num_classes=2)      # of pictures in two styles, width 32
+    build("unet:64x8", num_classes=0)               # of pictures from pictures, 8 times halved
+    build("dcgan:64x32", 100)                       # of 32 px from 100 numbers of noise, width 64
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -25,12 +27,13 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision_ops.card import DETECTOR, LOCALIZER, STYLE_TRANSFORM
+from vision_ops.card import DCGAN, DETECTOR, LOCALIZER, STYLE_TRANSFORM, UNET
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FACE_DETECTOR
 from vision_ops.models.airbench import Airbench
 from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
+from vision_ops.models.dcgan import DcganGenerator, parse_dcgan
 from vision_ops.models.detection import build_detector
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.feature_map import MapEncoder
@@ -43,6 +46,7 @@ from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.retinaface import RetinaFace
 from vision_ops.models.style_transform import build_style_transform
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
+from vision_ops.models.unet import build_unet
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
@@ -100,6 +104,9 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     """
     if network in FACE_DETECTORS:
         return FACE_DETECTORS[network]()
+    if network.startswith(UNET):
+        _refuse_changes(network, activation, channels)
+        return build_unet(network.removeprefix(UNET))
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if network in NETWORKS:
@@ -112,7 +119,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
         raise ValueError(
             f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
-            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH"
+            "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH, "
+            "unet:WIDTHxDEPTH, dcgan:WIDTHxSIZE"
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
@@ -125,6 +133,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     _refuse_changes(network, activation, channels)
     if f"{family}:" == STYLE_TRANSFORM:
         return build_style_transform(name, num_classes)
+    if f"{family}:" == DCGAN:
+        return DcganGenerator(num_classes, *parse_dcgan(name))
     if family == "torchvision":
         return build_torchvision(name, num_classes)
     if family == "timm":

@@ -30,8 +30,9 @@ class StylizeConfig:
     """In which manner pictures are made, and how."""
 
     weights: str = ""
-    """checkpoint: of a network trained by train_style, which makes a picture in one pass; or of any
-    convolutional network, whose features judge pictures while they are optimised (Gatys et al.)"""
+    """checkpoint: of a network trained by train_style or train_translation, which makes a picture
+    in one pass; or of any convolutional network, whose features judge pictures while they are
+    optimised (Gatys et al.)"""
     styles: tuple[str, ...] = ()
     """pictures whose manner is taken (files, s3://…); of a trained network the names of styles that
     it learnt, not needed where it learnt one"""
@@ -111,10 +112,19 @@ class Stylizer:
 
 
 def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
-    """Whether the weights are of a network that learnt styles; else they judge pictures.
+    """Whether the weights are of a network that learnt styles, or to make pictures of pictures;
+    else they judge pictures.
 
     Raises ValueError where the styles asked for are not to be had with them.
     """
+    if card.is_translator:
+        if config.styles or config.gatys != GatysConfig():
+            name = "styles" if config.styles else "gatys"
+            raise ValueError(
+                f"op.{name}: {weights} is a generator that makes pictures in the one way that it "
+                "learnt from pairs; it has no styles, and nothing is optimised"
+            )
+        return True
     if not card.is_painter:
         if not config.styles:
             raise ValueError("op.styles: a picture in whose manner others are to be made")

@@ -10,6 +10,7 @@ from vision_ops.operators.stylize import StylizeConfig
 from vision_ops.style import Stylist
 from vision_ops.style.feed_forward import FeedForward
 from vision_ops.style.gatys import Gatys
+from vision_ops.style.generator import Translator
 
 
 def make_stylists(
@@ -20,7 +21,10 @@ def make_stylists(
     `styles` are uint8 (H, W, 3), sRGB; a trained network has its own, which config.styles names.
     Pictures are optimised by one thread each, whatever torch was told: the last bits depend on it.
     """
-    if read_card(config.weights).is_painter:
+    card = read_card(config.weights)
+    if card.is_translator:
+        return [Translator(config.weights, callers)] * callers
+    if card.is_painter:
         shares = dict(zip(config.styles, config.shares, strict=True))
         return [FeedForward(config.weights, shares, callers)] * callers
     if callers > 1:
