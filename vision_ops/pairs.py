@@ -14,8 +14,6 @@ from vision_ops.decode.formats import IMAGE_SUFFIXES, too_much
 from vision_ops.preprocess import MAX_SIZE_PX, RESAMPLING, Interpolation
 
 Side = Literal["left", "right"]
-TOLERANCE = 0.05
-"""part by which the proportions of a half may differ from those that the network sees"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,11 +31,16 @@ class PairPreprocess:
     """the half that is given, right as in CMP Facades' label maps; the other one is to be made"""
     interpolation: Interpolation = "bilinear"
     """filter of the resize, antialiased as PIL's are (nearest apart)"""
+    tolerance: float = 0.05
+    """part by which the proportions of a half may differ from those that the network sees: it is
+    squashed; beyond, the file is no pair. CMP Facades has some of 0.63"""
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):
             if not 1 <= getattr(self, name) <= MAX_SIZE_PX:
                 raise ValueError(f"{name} {getattr(self, name)}: must be 1..{MAX_SIZE_PX}")
+        if not 0 <= self.tolerance < float("inf"):
+            raise ValueError(f"tolerance {self.tolerance}: must be 0 or more")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -105,10 +108,11 @@ class DecodePair:
             raise UnreadableImageError(f"no pair of pictures side by side: {told}, an odd width")
         width = whole.width // 2
         off = width / whole.height / (width_px / height_px)
-        if not 1 - TOLERANCE <= off <= 1 + TOLERANCE:
+        if max(off, 1 / off) > 1 + self.preprocess.tolerance:
             raise UnreadableImageError(
                 f"no pair of pictures side by side: {told}, halves of {width} x {whole.height} "
-                f"where {width_px} x {height_px} are wanted, or others of these proportions"
+                f"where {width_px} x {height_px} are wanted, or others of these proportions "
+                f"(tolerance {self.preprocess.tolerance:g})"
             )
         left, right = (
             whole.crop((first, 0, first + width, whole.height)).resize(

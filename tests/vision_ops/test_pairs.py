@@ -65,6 +65,9 @@ def test_proportions_of_a_half_may_be_others_where_that_is_asked_for():
     assert decoded(encoded(64, 64), width_px=16)[0] == ""
     assert "16 x 32 are wanted" in decoded(encoded(64, 32), width_px=16)[0]
     assert decoded(encoded(66, 32))[0] == ""  # by 3 % only
+    for size in ((64, 20), (64, 51)):
+        assert "(tolerance 0.05)" in decoded(encoded(*size))[0]
+        assert decoded(encoded(*size), tolerance=0.6)[0] == ""
 
 
 @pytest.mark.parametrize(
@@ -101,6 +104,8 @@ def test_the_decoder_travels_and_says_what_it_makes():
     assert "right half given" in preprocess.describe()["pixels"]
     with pytest.raises(ValueError, match="height_px 0"):
         PairPreprocess(height_px=0)
+    with pytest.raises(ValueError, match="tolerance -1"):
+        PairPreprocess(tolerance=-1)
 
 
 def draws(seed: int = 0, **more: Any) -> Draws:
