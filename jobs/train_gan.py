@@ -6,8 +6,9 @@
 
 reads    image files, Parquet shards or WebDataset tars: any pictures, labels are not asked for
 
-writes   checkpoints/best.safetensors   the generator's weights and card; the epoch of the lowest
-                                        loss on pictures kept back
+writes   checkpoints/best.safetensors   the generator's weights and card; the last epoch that is
+                                        within a standard error of the lowest loss on pictures kept
+                                        back
          checkpoints/last.safetensors   of the last one
          metrics.jsonl                  a line per epoch: loss, the sliced Wasserstein distance
                                         (thumbnails of 16 px, values -1..1) between pictures kept

@@ -2,8 +2,7 @@
 
     python -m jobs.train_translation                   # the sample pairs: label maps to landscapes
     python -m jobs.train_translation --data.uri facades/train --validation.uri facades/val \
-        --model.preprocess.height-px 256 --model.preprocess.width-px 256 \
-        --model.preprocess.tolerance 0.7 --model.width 64
+        --model.preprocess.height-px 256 --model.preprocess.width-px 256 --model.width 64
 
 reads    image files, Parquet shards or WebDataset tars; each picture holds two of one size side by
          side: the one that is given (--model.preprocess.source right, as in CMP Facades) and the

@@ -33,7 +33,7 @@ class PairPreprocess:
     """filter of the resize, antialiased as PIL's are (nearest apart)"""
     tolerance: float = 0.05
     """part by which the proportions of a half may differ from those that the network sees: it is
-    squashed; beyond, the file is no pair. CMP Facades has some of 0.63"""
+    squashed; beyond, the file is no pair"""
 
     def __post_init__(self) -> None:
         for name in ("height_px", "width_px"):

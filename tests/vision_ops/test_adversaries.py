@@ -355,6 +355,20 @@ def test_sliced_distance_is_zero_of_equal_sets_and_sees_what_is_missing():
     assert sliced_distance(real, moved) == pytest.approx(np.abs(direction).mean(), rel=1e-3)
 
 
+def test_a_distance_and_its_error_do_not_depend_on_who_saw_which_picture():
+    learner, batch = dreamer(), square_batch(16)
+    whole = learner.summarize(learner.evaluate(batch))
+    assert 0 < whole["loss_error"] < whole["loss"]
+    parts = [
+        learner.evaluate({name: column[rank::2] for name, column in batch.items()})
+        for rank in (1, 0)
+    ]
+    together = {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+    assert learner.summarize(together) == pytest.approx(whole)
+    few = {name: column[:4] for name, column in together.items()}
+    assert learner.summarize(few)["loss_error"] == 0
+
+
 def test_noise_of_a_number_depends_on_seed_and_number_alone():
     together = noise_of(np.arange(5), 8, 3)
     assert np.array_equal(noise_of(np.array([4, 1]), 8, 3), together[[4, 1]])

@@ -22,6 +22,9 @@ from vision_ops.noise import Noise, noise_of
 from vision_ops.preprocess import Preprocess
 
 
+PARTS = 5
+
+
 @dataclass(frozen=True, kw_only=True)
 class GanModelConfig:
     """Which networks."""
@@ -134,17 +137,27 @@ class GanLearner:
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
-        """Projections (B, K) of the pictures and of as many that are made, to be put together."""
+        """Projections (B, K) of the pictures and of as many that are made, and `row`, to be put
+        together."""
         network = self.adversaries.evaluated.eval()
         noise = noise_of(batch["row"].numpy(), self.config.model.noise.length, self.config.seed)
         made = network(torch.from_numpy(noise).to(self.device))
         real = as_images(batch["pixels"].to(self.device))
-        return {"real": projected(real), "made": projected(made)}
+        row = batch["row"].numpy()
+        return {"real": projected(real), "made": projected(made), "row": row}
 
     @staticmethod
     def summarize(sums: Mapping[str, Any]) -> dict[str, float]:
-        """Of everything that `evaluate` gave: `sliced_distance` as the loss."""
-        return {"loss": sliced_distance(sums["real"], sums["made"])}
+        """Of everything that `evaluate` gave: `sliced_distance` as the loss, and its standard error
+        by the spread of those of PARTS parts (of fewer than two pictures each: 0).
+        """
+        order = np.argsort(sums["row"], kind="stable")
+        real, made = sums["real"][order], sums["made"][order]
+        found = {"loss": sliced_distance(real, made), "loss_error": 0.0}
+        if len(order) >= 2 * PARTS:
+            parts = [sliced_distance(real[k::PARTS], made[k::PARTS]) for k in range(PARTS)]
+            found["loss_error"] = float(np.std(parts, ddof=1) / np.sqrt(PARTS))
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that the next step depends on; `torch.load(weights_only=True)` reads it."""
