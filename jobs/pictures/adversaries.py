@@ -59,6 +59,7 @@ def balance_section(run: Run) -> Section:
     history = read_metrics(run.uri, run.storage)
     found = balance(history)
     text = found[:1].upper() + found[1:] if found else "Neither wins for good."
+    text += f" One that tosses a coin is right in 0.5 of cases, at a loss of {np.log(2):.3f} (log)."
     losses = {"generator": "generator_loss", "discriminator": "discriminator_loss"}
     shares = {"real taken for real": "real_accuracy", "made taken for made": "made_accuracy"}
     top = max(one[name] for one in history for name in losses.values())
@@ -66,14 +67,14 @@ def balance_section(run: Run) -> Section:
         title="Generator and discriminator",
         text=text,
         charts=[
-            _curves("Adversarial losses", losses, history, top, f"{np.log(2):.3f} is a coin's."),
-            _curves("The discriminator's accuracy", shares, history, 1.0, "0.5 is a coin's."),
+            _curves("Adversarial losses", "loss", losses, history, top),
+            _curves("The discriminator's accuracy", "share", shares, history, 1.0),
         ],
     )
 
 
 def _curves(
-    title: str, names: dict[str, str], history: Sequence[Metrics], top: float, coin: str
+    title: str, axis: str, names: dict[str, str], history: Sequence[Metrics], top: float
 ) -> Chart:
     epochs = [metrics["epoch"] for metrics in history]
     series = [
@@ -83,13 +84,13 @@ def _curves(
     svg = charts.lines(
         series,
         "epoch",
-        "loss" if top != 1.0 else "share",
+        axis,
         x_range=(1, len(history)) if len(history) > 1 else (0, 2),
         x_ticks=charts.count_ticks(len(history)),
         y_range=(0, float(np.ceil(10 * top) / 10)),
         height=300,
     )
-    return Chart(title=title, svg=svg, caption=f"Means over each epoch's steps; {coin}")
+    return Chart(title=title, svg=svg, caption="Means over each epoch's steps.")
 
 
 @torch.no_grad()

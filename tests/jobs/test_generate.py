@@ -155,6 +155,7 @@ def test_a_dry_run_tells_and_writes_nothing(
 
 def test_options_reach_their_fields():
     assert parse(["--count", "9", "--seed", "2"]).count == 9
-    for field in ("count", "seed"):
-        with pytest.raises(ValueError, match=f"{field} -1"):
-            Config(**{field: -1})
+    with pytest.raises(ValueError, match="count 0"):
+        parse(["--count", "0"])
+    with pytest.raises(ValueError, match="seed -1"):
+        parse(["--seed", "-1"])

@@ -284,6 +284,7 @@ def test_a_dreamer_comes_nearer_to_the_pictures_it_is_shown():
     batch["pixels"] = (batch["pixels"] / torch.tensor([4.0, 16.0, 16.0])).to(torch.uint8)
     batch["pixels"][..., 0] += 120
     first = learner.summarize(learner.evaluate(batch))["loss"]
+    found: dict[str, float] = {}
     for step in range(50):
         learner.reseed(step)
         found = learner.step(batch)

@@ -21,7 +21,6 @@ from vision_ops.models.dcgan import SIZES_PX, DcganDiscriminator
 from vision_ops.noise import Noise, noise_of
 from vision_ops.preprocess import Preprocess
 
-
 PARTS = 5
 
 

@@ -16,10 +16,9 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 
 
 def count_on(origin: Origin, first: int, count: int) -> Iterator[Slice]:
-    """Runs of at most `slice_rows` (0: SLICE_ROWS) numbers, from `first` on below `count`."""
-    step = origin.source.slice_rows or SLICE_ROWS
-    for start in range(first, count, step):
-        stop = min(start + step, count)
+    """Runs of at most SLICE_ROWS numbers, from `first` on below `count`."""
+    for start in range(first, count, SLICE_ROWS):
+        stop = min(start + SLICE_ROWS, count)
         yield make_slice(FORMAT, origin.uri, "", (start, stop), stop - start, stop - start)
 
 
