@@ -76,10 +76,9 @@ class Card:
         if self.is_painter and not isinstance(self.preprocess, Canvas):
             kind = kind_of_input(self.preprocess)
             raise ValueError(f"{self.network} takes whole pictures (canvas), not {kind}s")
-        for is_of, kind in ((self.is_translator, Canvas), (self.is_dreamer, Noise)):
-            if is_of != isinstance(self.preprocess, kind) and (is_of or kind is Noise):
-                told = kind_of_input(self.preprocess)
-                raise ValueError(f"{self.network} does not take {told}s")
+        wrong = self.is_translator and not isinstance(self.preprocess, Canvas)
+        if wrong or self.is_dreamer != isinstance(self.preprocess, Noise):
+            raise ValueError(f"{self.network} does not take {kind_of_input(self.preprocess)}s")
         nameless = isinstance(self.preprocess, FacePreprocess | Canvas | Noise)
         nameless = nameless and not self.is_painter
         if bool(self.classes) == nameless or len(set(self.classes)) != len(self.classes):
