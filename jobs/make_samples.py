@@ -15,6 +15,8 @@ writes   digits/{train,test}/*.parquet   id, image (PNG, 32x32), label "0".."9";
          faces/{train,test}/*.parquet    id, image (JPEG, 64x64), label: the person; 400 synthetic
                                          people with 12 pictures each, and 200 others with 8
          styles/*.png                    strokes, waves, a mosaic, dots: styles for train_style
+         pairs/{pictures,maps}/*.png     320 landscapes, each beside the map of what is what in it
+                                         (64x64 each); 24 maps of others: for train_translation
          broken/                         cut off, damaged, mislabelled, huge, rotated, oddly named
 
 What lies there already is not written again.
@@ -43,6 +45,7 @@ from sklearn.model_selection import train_test_split
 
 from jobs.pictures.samples.faces import faces
 from jobs.pictures.samples.moving_blob import DIRECTIONS, encode_mp4, moving_blobs
+from jobs.pictures.samples.pairs import pairs
 from jobs.pictures.samples.shapes import shapes
 from jobs.pictures.samples.signals_and_volumes import signals, volumes
 from jobs.pictures.samples.styles import styles
@@ -75,7 +78,7 @@ class Config:
     """run directory, local path or s3:// URI"""
     kind: Literal[
         "all", "digits", "photos", "shapes", "signals", "volumes", "clips", "faces", "styles",
-        "broken",
+        "pairs", "broken",
     ] = "all"  # fmt: skip
     """which samples; all: but broken"""
     with_broken: bool = False
@@ -378,6 +381,7 @@ TREES: dict[str, Callable[[int], Files]] = {
     "clips": clips,
     "faces": faces,
     "styles": styles,
+    "pairs": pairs,
     "broken": broken,
 }
 """folder of the run directory -> its files, always the same for a seed"""

@@ -134,7 +134,7 @@ def shown(
     """Pictures by URI, image and styles small in them or beside them; less those gone."""
     styles = dict(zip(map(style_name, config.op.styles), files.read(), strict=False))
     contents = read_images(run, sorted({one.id for one in pictures}))
-    made = dict(read_pictures(run.storage, [one.uri for one in pictures]))
+    made = read_pictures(run.storage, [one.uri for one in pictures])
     limit, images = config.decode.max_megapixels, {}
     for one in pictures:
         if one.uri not in made or one.id not in contents:

@@ -20,6 +20,7 @@ from vision_ops.canvas import Canvas
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FacePreprocess
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
+from vision_ops.noise import Noise
 from vision_ops.preprocess import Preprocess
 
 CARD_KEY = "argus_card"
@@ -30,6 +31,9 @@ STYLE_TRANSFORM = "style_transform:"
 """begins the names of networks whose outputs are pictures: before their width"""
 ADAIN = "adain:"
 """likewise, of those that paint in the style of any picture: before ENCODER/LAYER"""
+UNET, DCGAN = "unet:", "dcgan:"
+"""begin the names of generators: of pictures from pictures, WIDTHxDEPTH, and from noise,
+WIDTHxSIZE"""
 EMBEDDERS = ("mobilefacenet", "iresnet18", "iresnet34", "iresnet50", "iresnet100")
 """networks of ours whose outputs are an embedding of a face"""
 FIXED_SIZE_PX = {
@@ -58,7 +62,8 @@ class Card:
     """relu, sigmoid or tanh; networks of ours only"""
     classes: tuple[str, ...]
     """class names, in the order of the logits; none where these are an embedding of a face, or
-    where the network finds faces or paints in any style; names of styles where it learnt these"""
+    where the network finds faces, paints in any style or is a generator; names of styles where it
+    learnt these"""
     preprocess: Inputs
     """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
@@ -68,14 +73,18 @@ class Card:
     parent: str = ""
     """sha256 of the checkpoint or state file that it was made from"""
     embedding_size: int
-    """length of the penultimate features, of a face's embedding; 0: it finds faces, or paints"""
+    """length of the penultimate features, of a face's embedding, of noise; 0: it finds faces, or
+    makes pictures of pictures"""
 
     def __post_init__(self) -> None:
         if self.is_painter and not isinstance(self.preprocess, Canvas):
             kind = kind_of_input(self.preprocess)
             raise ValueError(f"{self.network} takes whole pictures (canvas), not {kind}s")
-        nameless = isinstance(self.preprocess, FacePreprocess | Canvas) and not self.is_painter
-        nameless = nameless or self.paints_any_style
+        wrong = self.is_translator and not isinstance(self.preprocess, Canvas)
+        if wrong or self.is_dreamer != isinstance(self.preprocess, Noise):
+            raise ValueError(f"{self.network} does not take {kind_of_input(self.preprocess)}s")
+        nameless = isinstance(self.preprocess, FacePreprocess | Canvas | Noise)
+        nameless = nameless and (self.paints_any_style or not self.is_painter)
         if bool(self.classes) == nameless or len(set(self.classes)) != len(self.classes):
             twice = sorted({name for name in self.classes if self.classes.count(name) > 1})
             raise ValueError(f"classes: {len(self.classes)} names, given twice: {twice[:5]}")
@@ -99,10 +108,21 @@ class Card:
         return self.network.startswith(ADAIN)
 
     @property
+    def is_translator(self) -> bool:
+        """Whether it makes pictures of pictures, in the one way that it learnt."""
+        return self.network.startswith(UNET)
+
+    @property
+    def is_dreamer(self) -> bool:
+        """Whether it makes pictures of noise, `embedding_size` numbers."""
+        return self.network.startswith(DCGAN)
+
+    @property
     def num_outputs(self) -> int:
         """Numbers that the network gives for an input: logits, or the embedding of a face.
 
-        Of what paints: the number of its styles, 0 for any.
+        Of what paints: the number of its styles, 0 for any; of what makes pictures of noise: its
+        length.
         """
         return len(self.classes) or self.embedding_size
 
@@ -152,6 +172,12 @@ def check_names(card: Card, weights: str, job: str = "embed_faces") -> None:
         raise ValueError(
             f"{weights}: {card.network} paints pictures in {styles} "
             "and names nothing; `python -m jobs.stylize` is for it"
+        )
+    if card.is_translator or card.is_dreamer:
+        makes, job = ("noise", "generate") if card.is_dreamer else ("pictures", "stylize")
+        raise ValueError(
+            f"{weights}: {card.network} makes pictures of {makes} and names nothing; "
+            f"`python -m jobs.{job}` is for it"
         )
     if not card.classes:
         does = "embeds" if card.is_embedder else "finds"

@@ -12,6 +12,8 @@ from vision_ops.clips import ClipPreprocess
 from vision_ops.clips.decode import DecodeClip
 from vision_ops.decode import Decode, DecodeConfig, DecodeWhole
 from vision_ops.inputs import Inputs
+from vision_ops.noise import DecodeNumber, Noise
+from vision_ops.pairs import DecodePair, PairPreprocess
 from vision_ops.signals import DecodeSignal, SignalPreprocess
 from vision_ops.volumes import DecodeVolume, VolumePreprocess
 
@@ -39,4 +41,8 @@ def make_decoder(config: DecodeConfig, preprocess: Inputs) -> Decoder:
         return DecodeClip(config, preprocess)
     if isinstance(preprocess, Canvas):
         return DecodeWhole(config, preprocess)
+    if isinstance(preprocess, PairPreprocess):
+        return DecodePair(config, preprocess)
+    if isinstance(preprocess, Noise):
+        return DecodeNumber(preprocess)
     return Decode(config, preprocess)

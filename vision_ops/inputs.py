@@ -6,11 +6,22 @@ Light on purpose, as what it lists is: drivers and decoder processes import it w
 from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
 from vision_ops.faces import FacePreprocess
+from vision_ops.noise import Noise
+from vision_ops.pairs import PairPreprocess
 from vision_ops.preprocess import Preprocess
 from vision_ops.signals import SignalPreprocess
 from vision_ops.volumes import VolumePreprocess
 
-Inputs = Preprocess | ClipPreprocess | SignalPreprocess | VolumePreprocess | FacePreprocess | Canvas
+Inputs = (
+    Preprocess
+    | ClipPreprocess
+    | SignalPreprocess
+    | VolumePreprocess
+    | FacePreprocess
+    | Canvas
+    | PairPreprocess
+    | Noise
+)
 """how a kind of input becomes what a network sees: its `shape`, `dtype` and `network_shape`"""
 KINDS: dict[str, type[Inputs]] = {
     "picture": Preprocess,
@@ -19,6 +30,8 @@ KINDS: dict[str, type[Inputs]] = {
     "volume": VolumePreprocess,
     "face": FacePreprocess,
     "canvas": Canvas,
+    "pair": PairPreprocess,
+    "noise": Noise,
 }
 
 

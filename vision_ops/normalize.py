@@ -8,6 +8,8 @@ from torch import Tensor
 from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
 from vision_ops.inputs import Inputs
+from vision_ops.noise import Noise
+from vision_ops.pairs import PairPreprocess
 from vision_ops.preprocess import Preprocess
 from vision_ops.signals import SignalPreprocess
 from vision_ops.volumes import VolumePreprocess
@@ -23,7 +25,7 @@ def normalize(
     Pictures: (pixel / scale - mean) / std in the network's channel order. Signals (B, L, C) and
     volumes (B, D, H, W) were scaled when they were decoded: (B, C, L) and (B, 1, D, H, W). What
     crosses to the device is of the decoded type. Read-only arrays, as Ray shares them, are copied
-    first, and the input is never written to. Raises ValueError for a Canvas.
+    first, and the input is never written to. Raises ValueError for a Canvas, pairs and Noise.
     """
     if isinstance(pixels, np.ndarray):
         pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
@@ -34,6 +36,8 @@ def normalize(
         return pixels.float().unsqueeze(1)
     if isinstance(preprocess, Canvas):
         raise ValueError("whole pictures are of many sizes; what looks at them normalises each")
+    if isinstance(preprocess, PairPreprocess | Noise):
+        raise ValueError("pairs and noise: what looks at them makes its input itself")
     return _frames(
         pixels, preprocess.frame if isinstance(preprocess, ClipPreprocess) else preprocess
     )

@@ -191,6 +191,7 @@ def finish(
     """Say what came out, in the manifest and to the person."""
     best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
     warning, rests = training.alarm(history[-1]), _rests_on(best, training, task)
+    watched = training.watch(history)
     shown = task.shown(run, config, training)
     report = training_report.write(run, history, chance, rests, warning, shown)
     run.lap("report")
@@ -210,6 +211,8 @@ def finish(
         "%s: %s on %d images kept back, of epoch %d",
         run.path(BEST), tell(best, task), len(training.validate), best["epoch"],
     )  # fmt: skip
+    if watched:
+        logger.warning("%s", watched)
     if rests:
         logger.info("%s", rests)
 

@@ -3,8 +3,7 @@
 import io
 import re
 import tarfile
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from tempfile import SpooledTemporaryFile
 from typing import NamedTuple, Protocol
@@ -133,29 +132,38 @@ class NoPictures:
         """Nothing is left to do."""
 
 
-def read_pictures(storage: Storage, uris: Sequence[str]) -> Iterator[tuple[str, bytes]]:
-    """URIs that `Pictures` gave, and the bytes there; those that are gone are left out.
+class PictureReader:
+    """Pictures by the URIs that `Pictures` gave; the last tar that was read stays in memory."""
 
-    A tar is read once for all that is wanted of it, and is in memory meanwhile.
-    """
-    tars: defaultdict[str, dict[str, str]] = defaultdict(dict)
-    for uri in uris:
-        if held := IN_TAR.fullmatch(uri):
-            tars[held[1]][held[2]] = uri
-            continue
+    def __init__(self, storage: Storage) -> None:
+        self.storage = storage
+        self.tar, self.members = "", dict[str, bytes]()
+
+    def read(self, uri: str) -> bytes:
+        """The file of one. Raises FileNotFoundError where it is gone."""
+        held = IN_TAR.fullmatch(uri)
+        if not held:
+            return self.storage.read(uri)
+        if held[1] != self.tar:
+            data = io.BytesIO(self.storage.read(held[1]))
+            with tarfile.open(fileobj=data) as tar:
+                files = ((member.name, tar.extractfile(member)) for member in tar)
+                self.tar, self.members = held[1], {n: file.read() for n, file in files if file}
         try:
-            yield uri, storage.read(uri)
+            return self.members[held[2]]
+        except KeyError:
+            raise FileNotFoundError(uri) from None
+
+
+def read_pictures(storage: Storage, uris: Sequence[str]) -> dict[str, bytes]:
+    """Files by the URIs that `Pictures` gave; those that are gone are left out."""
+    reader, found = PictureReader(storage), dict[str, bytes]()
+    for uri in sorted(uris):
+        try:
+            found[uri] = reader.read(uri)
         except FileNotFoundError:
             continue
-    for place, wanted in tars.items():
-        try:
-            data = storage.read(place)
-        except FileNotFoundError:
-            continue
-        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
-            for member in tar:
-                if member.name in wanted and (file := tar.extractfile(member)):
-                    yield wanted[member.name], file.read()
+    return found
 
 
 def by_picture(rows: pa.RecordBatch) -> pa.RecordBatch:

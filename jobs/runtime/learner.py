@@ -1,6 +1,6 @@
 """What a training is made of: a learner, examples, how long; and where it stands."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -138,6 +138,11 @@ def no_alarm(_: Mapping[str, float]) -> str:
     return ""
 
 
+def nothing_watched(_: Sequence[Metrics]) -> str:
+    """No course of epochs is ever wrong."""
+    return ""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Training:
     """One training, as every worker gets it."""
@@ -156,6 +161,8 @@ class Training:
     """which examples a step learns from"""
     alarm: Callable[[Mapping[str, float]], str] = no_alarm
     """what a person is warned of, by the scalars of the last steps; empty: nothing"""
+    watch: Callable[[Sequence[Metrics]], str] = nothing_watched
+    """what a person is warned of, by the metrics of the epochs so far; empty: nothing"""
     monitor: str = "loss"
     """the metric, lower is better, by which `best_of` chooses best.safetensors"""
     checkpoint_every_s: float = 60.0

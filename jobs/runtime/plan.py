@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 
 from jobs.runtime.run import PLAN, Run, refuse_inside
 from jobs.runtime.slices import UNKNOWN, Slice, version
-from jobs.runtime.sources import choose, cut_slices, endings
+from jobs.runtime.sources import choose, cut_slices, endings, numbers
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry, Storage
 
@@ -102,6 +102,30 @@ def make_plan(origin: Origin, run: Run, *, retry_failed: bool = False, write: bo
         num_new=len(new),
         beside=beside,
         unreadable=endings(iter(unreadable)),
+    )
+
+
+def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) -> Plan:
+    """Slices of the numbers from 0 on below `count`; more are appended to those planned before.
+
+    What was planned stays, also where `count` is less than it was.
+    """
+    known = [] if _is_foreign(run) else read_slices(run)
+    first = max((piece.stop for piece in known), default=0)
+    new = list(numbers.count_on(origin, first, count))
+    if write and new:
+        _write_plan(run, new)
+        new = [_light(piece, len(known) + i) for i, piece in enumerate(new)]
+    slices, done = [*known, *new], run.part_ids()
+    run.lap("plan")
+    return Plan(
+        origin=origin,
+        format=numbers.FORMAT,
+        slices=slices,
+        todo=[piece for piece in slices if piece.slice_id not in done],
+        num_new=len(new),
+        beside=Counter(),
+        unreadable=Counter(),
     )
 
 

@@ -253,15 +253,17 @@ class Teller:
 
     def __init__(self, training: Training) -> None:
         self.training = training
-        self.last: Metrics = {}
+        self.history = read_metrics(training.run_uri, training.storage)
         self.warned = ""
+        self.watched = ""
         self.at: StepsDone | None = None
 
     def begin(self, progress: Progress) -> None:
         """Count what earlier attempts did as done, so that the time left is of the rest."""
         self.progress = progress
-        done = len(read_metrics(self.training.run_uri, self.training.storage))
-        progress.rows = done * steps_per_epoch(len(self.training.learn), self.training.config)
+        progress.rows = len(self.history) * steps_per_epoch(
+            len(self.training.learn), self.training.config
+        )
         progress.history = [(progress.start, progress.share)]
 
     def show(self, message: StepsDone | Metrics) -> None:
@@ -271,8 +273,12 @@ class Teller:
             stands = message.epoch * message.steps + message.step
             self.progress.add(stands - self.progress.rows, 0, 0)
         else:
-            self.last = message
+            self.history.append(message)
             logger.info("%s", describe(message, self.training.config.epochs))
+            watched = self.training.watch(self.history)
+            if watched and not self.watched:
+                logger.warning("%s", watched)
+            self.watched = watched
         warning = self.training.alarm(
             message.scalars if isinstance(message, StepsDone) else message
         )
@@ -286,8 +292,9 @@ class Teller:
         if self.at:
             parts.append(f"epoch {self.at.epoch + 1}, step {self.at.step}/{self.at.steps}")
             parts += [f"{name} {value:.4g}" for name, value in self.at.scalars.items()]
-        if self.last:
-            shown = (f"{name} {self.last[name]:.4f}" for name in SHOWN if name in self.last)
+        if self.history:
+            last = self.history[-1]
+            shown = (f"{name} {last[name]:.4f}" for name in SHOWN if name in last)
             parts.append(f"last epoch: {', '.join(shown)}")
         size = min(self.training.config.batch_size, len(self.training.learn))
         images_per_s = progress.speed * progress.total_rows * size

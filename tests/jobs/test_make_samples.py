@@ -14,6 +14,7 @@ from PIL import Image
 
 from jobs.make_samples import TREES, Config, main
 from jobs.pictures.samples.faces import Pose, draw_person, photograph
+from jobs.pictures.samples.pairs import MAP, SKY, WALL, pairs, scene
 from jobs.pictures.samples.styles import style_pictures
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.preprocess import Preprocess
@@ -179,3 +180,34 @@ def test_digit_is_readable_in_the_middle_of_its_picture(samples: Path, tmp_path:
         assert image.size == (32, 32)
         ink = np.asarray(image, np.float64)
     assert ink[8:24, 8:24].mean() > 2 * ink[:, :4].mean()
+
+
+def test_pairs_are_a_picture_and_the_map_that_it_follows_from(samples: Path):
+    files = sorted((samples / "pairs" / "pictures").iterdir())
+    maps = sorted((samples / "pairs" / "maps").iterdir())
+    assert (len(files), len(maps)) == (320, 24)
+    of_walls, of_sky = [], []
+    seen: set[bytes] = set()
+    for file in files[:40]:
+        both = np.asarray(Image.open(file))
+        assert both.shape == (64, 128, 3)
+        picture, told = both[:, :64], both[:, 64:]
+        colours = {tuple(each) for each in told.reshape(-1, 3).tolist()}
+        assert colours <= {tuple(each) for each in MAP.tolist()}
+        of_walls.append(picture[(told == MAP[WALL]).all(axis=2)].mean(axis=0))
+        of_sky.append(picture[(told == MAP[SKY]).all(axis=2)].mean(axis=0))
+        seen.add(told.tobytes())
+    assert len(seen) == 40
+    # each house is red, each sky blue: what a thing looks like follows from the map
+    assert all(red > blue + 30 for red, _, blue in of_walls)
+    assert all(blue > red + 15 for red, _, blue in of_sky)
+    for file in maps:
+        told = np.asarray(Image.open(file))
+        assert told.shape == (64, 64, 3)
+        assert told.tobytes() not in seen
+
+
+def test_scenes_follow_from_the_seed_alone():
+    assert next(pairs(3)) == next(pairs(3)) != next(pairs(4))
+    one, other = (scene(np.random.default_rng(seed)) for seed in (0, 1))
+    assert not np.array_equal(one, other)

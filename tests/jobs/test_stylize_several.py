@@ -98,7 +98,7 @@ def test_pictures_in_tars_are_those_of_files_and_the_report_shows_them(
     config = several(photos, weights, styles, tmp_path / "tars", archives=True, triptych=True)
     run = stylize.main(config)
     rows = [row for row in rows_of(run).values() if row["status"] == "ok"]
-    found = dict(read_pictures(run.storage, [uri for row in rows for uri in row["image_uris"]]))
+    found = read_pictures(run.storage, [uri for row in rows for uri in row["image_uris"]])
     assert sorted(found.values()) == sorted(images_of(tmp_path / "files").values())
     names: list[str] = []
     for tar in (tmp_path / "tars" / "images").iterdir():  # one for each slice

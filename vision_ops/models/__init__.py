@@ -11,6 +11,8 @@
     build("face_detector:mtcnn", num_classes=0)     # run by `vision_ops.faces.detect`
     build("style_transform:32", num_classes=2)      # of pictures in two styles, width 32
     build("adain:torchvision:vgg19/relu4_1", 0)     # in the style of any picture
+    build("unet:64x8", num_classes=0)               # of pictures from pictures, 8 times halved
+    build("dcgan:64x32", 100)                       # of 32 px from 100 numbers of noise, width 64
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -26,13 +28,14 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision_ops.card import ADAIN, DETECTOR, LOCALIZER, STYLE_TRANSFORM
+from vision_ops.card import ADAIN, DCGAN, DETECTOR, LOCALIZER, STYLE_TRANSFORM, UNET
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FACE_DETECTOR
 from vision_ops.models.adain import build_adain
 from vision_ops.models.airbench import Airbench
 from vision_ops.models.cnn_rnn import CnnRnn
 from vision_ops.models.convnet import convnet_1d, convnet_2d, convnet_3d
+from vision_ops.models.dcgan import DcganGenerator, parse_dcgan
 from vision_ops.models.detection import build_detector
 from vision_ops.models.external import build_function, build_timm, build_torchvision
 from vision_ops.models.feature_map import MapEncoder
@@ -46,6 +49,7 @@ from vision_ops.models.retinaface import RetinaFace
 from vision_ops.models.style_transform import build_style_transform
 from vision_ops.models.textures import Textures
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
+from vision_ops.models.unet import build_unet
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
@@ -107,6 +111,9 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     if network.startswith(ADAIN):
         encoder = partial(build, num_classes=1, activation=activation, channels=channels)
         return build_adain(network.removeprefix(ADAIN), encoder)
+    if network.startswith(UNET):
+        _refuse_changes(network, activation, channels)
+        return build_unet(network.removeprefix(UNET))
     if num_classes < 1:
         raise ValueError(f"num_classes {num_classes}: must be at least 1")
     if network in NETWORKS:
@@ -120,7 +127,7 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
             f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
             "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH, "
-            "adain:ENCODER/LAYER"
+            "adain:ENCODER/LAYER, unet:WIDTHxDEPTH, dcgan:WIDTHxSIZE"
         )
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
@@ -133,6 +140,8 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
     _refuse_changes(network, activation, channels)
     if f"{family}:" == STYLE_TRANSFORM:
         return build_style_transform(name, num_classes)
+    if f"{family}:" == DCGAN:
+        return DcganGenerator(num_classes, *parse_dcgan(name))
     if family == "torchvision":
         return build_torchvision(name, num_classes)
     if family == "timm":

@@ -34,8 +34,9 @@ class StylizeConfig:
     """In which manner pictures are made, and how."""
 
     weights: str = ""
-    """checkpoint: of a network trained by train_style, which makes a picture in one pass; or of any
-    convolutional network, whose features judge pictures while they are optimised (Gatys et al.)"""
+    """checkpoint: of a network trained by train_style or train_translation, which makes a picture
+    in one pass; or of any convolutional network, whose features judge pictures while they are
+    optimised (Gatys et al.)"""
     styles: tuple[str, ...] = ()
     """pictures whose manner is taken (files, s3://…); of a network that learnt styles the names of
     these, not needed where it learnt one"""
@@ -50,7 +51,7 @@ class StylizeConfig:
     matched: what was made gets the mean and the covariance of the colours of the content"""
     strength: float = 1.0
     """0..1, how much of the style. Any style of a trained network: features are mixed (Huang and
-    Belongie 2017, eq. 14). Styles that it learnt: pixels of the picture made and of the content.
+    Belongie 2017, eq. 14). What it learnt itself: pixels of the picture made and of the content.
     Pictures that are optimised: the style's weight is multiplied by it; 0 gives the content where
     gatys.start is that"""
     gatys: GatysConfig = field(default_factory=GatysConfig)
@@ -235,21 +236,30 @@ def style_name(style: str) -> str:
 
 def with_all_styles(config: StylizeConfig, card: Card) -> StylizeConfig:
     """A picture in each style that a network learnt, where it learnt several and none is named."""
-    if config.styles or len(card.classes) < 2 or not card.is_painter:
+    several = card.is_painter and (config.each or len(card.classes) > 1)
+    if config.styles or not several:
         return config
     return replace(config, styles=card.classes, each=True)
 
 
 def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
-    """Whether the weights are of a network that learnt styles; else styles are pictures.
+    """Whether no pictures of styles are needed: the weights learnt styles, or to make pictures.
 
     Raises ValueError where the styles asked for are not to be had with them.
     """
-    if config.smooth and card.is_painter:
+    if config.smooth and (card.is_painter or card.is_translator):
         raise ValueError(
             f"op.smooth: {weights} paints each picture in one pass; only what is optimised can "
             "begin with the picture before"
         )
+    if card.is_translator:
+        if config.styles or config.each or config.gatys != GatysConfig():
+            name = "styles" if config.styles else "each" if config.each else "gatys"
+            raise ValueError(
+                f"op.{name}: {weights} is a generator that makes pictures in the one way that it "
+                "learnt from pairs; it has no styles, and nothing is optimised"
+            )
+        return True
     if card.paints_any_style or not card.is_painter:
         if not config.styles:
             raise ValueError("op.styles: a picture in whose manner others are to be made")

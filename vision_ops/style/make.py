@@ -11,6 +11,7 @@ from vision_ops.style import Stylist
 from vision_ops.style.adain import AnyStyle
 from vision_ops.style.feed_forward import FeedForward
 from vision_ops.style.gatys import Gatys
+from vision_ops.style.generator import Translator
 from vision_ops.style.strength import Faded
 
 
@@ -27,6 +28,8 @@ def make_stylists(
     card = read_card(config.weights)
     if card.paints_any_style:
         return [_by_any_style(styles, config, callers)] * callers
+    if card.is_translator:
+        return [{"": _faded(Translator(config.weights, callers), config)}] * callers
     if card.is_painter:
         return [_by_learnt_styles(config, callers)] * callers
     return [_by_optimisation(styles, config) for _ in range(callers)]
@@ -47,9 +50,11 @@ def _by_learnt_styles(config: StylizeConfig, callers: int) -> Mapping[str, Styli
     (first, blend), *others = made.items()
     opened = FeedForward(config.weights, blend, callers, config.tile_px)
     painters = {first: opened} | {name: opened.in_styles(each) for name, each in others}
-    if config.strength == 1:
-        return painters
-    return {name: Faded(painter, config.strength) for name, painter in painters.items()}
+    return {name: _faded(painter, config) for name, painter in painters.items()}
+
+
+def _faded(stylist: Stylist, config: StylizeConfig) -> Stylist:
+    return stylist if config.strength == 1 else Faded(stylist, config.strength)
 
 
 def _by_optimisation(styles: Sequence[np.ndarray], config: StylizeConfig) -> Mapping[str, Stylist]:

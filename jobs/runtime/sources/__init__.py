@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from jobs.runtime.slices import Row, Slice
-from jobs.runtime.sources import files, parquet, series, uris, webdataset, wfdb
+from jobs.runtime.sources import files, numbers, parquet, series, uris, webdataset, wfdb
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import GLOB_CHARACTERS, Entry
 
@@ -29,6 +29,7 @@ FORMATS = {
     "uris": uris,
     "series": series,
     "wfdb": wfdb,
+    "numbers": numbers,
 }
 SHARD_SUFFIXES = (*parquet.SUFFIXES, *webdataset.SUFFIXES, *series.SUFFIXES)
 """endings of files that hold many rows"""
