@@ -7,11 +7,11 @@ from typing import Any
 import pyarrow as pa
 
 from jobs.pictures.stylizing import encoded
+from jobs.runtime.drawn import IMAGE_URI
 from jobs.runtime.report.bulk import about, figures_of, title_of
 from jobs.runtime.report.page import Section, Thumbnail, page
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
-from jobs.runtime.drawn import IMAGE_URI
 from jobs.runtime.work import Work
 from vision_ops.noise import DecodeNumber, Noise
 from vision_ops.operators.generate import Dreamer, GeneratorConfig

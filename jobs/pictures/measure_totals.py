@@ -3,13 +3,13 @@
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from io import BytesIO
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 
 from jobs.pictures.measuring import Judge
+from jobs.pictures.stylizing import side_by_side
+from jobs.runtime.drawn import read_pictures
 from jobs.runtime.report import measures as report
 from jobs.runtime.report.bulk import Extremes
 from jobs.runtime.report.causes import Causes
@@ -110,13 +110,13 @@ class Totals:
     ) -> dict[str, tuple[list[report.Shown], list[report.Shown]]]:
         """The pictures at each measure's ends, the worst and the best, beside their contents."""
         ends = {n: (self.least[n].rows(), self.most[n].rows()) for n in self.summaries()}
-        uris = {id: uri for both in ends.values() for end in both for _, id, uri in end}
-        images = beside(source, uris, judge)
+        pictures = {uri: id for both in ends.values() for end in both for _, id, uri in end}
+        images = beside(source, pictures, judge)
         told = {
             name: tuple(
                 [
-                    report.Shown(id=id, value=value, image=images.get(id, b""))
-                    for value, id, _ in end
+                    report.Shown(id=id, value=value, image=images.get(uri, b""))
+                    for value, id, uri in end
                 ]
                 for end in both
             )
@@ -128,26 +128,21 @@ class Totals:
         }
 
 
-def beside(source: Run, uris: Mapping[str, str], judge: Judge) -> dict[str, bytes]:
-    """By id a PNG of content, picture and target side by side; those gone since are left out."""
-    found = {}
-    for id, data in read_images(source, list(uris)).items():
-        target = judge.measuring.targets.read(id) if judge.measuring.targets else None
-        try:
-            files = [data, source.storage.read(uris[id])] + ([target] if target else [])
-            images = [judge.opened(each) for each in files]
-        except (FileNotFoundError, UnreadableImageError):
-            continue
-        height = min(REPORT_PX, images[1].height)
-        sizes = [(max(1, round(image.width * height / image.height)), height) for image in images]
-        whole = Image.new("RGB", (sum(width for width, _ in sizes), height))
-        left = 0
-        for image, size in zip(images, sizes, strict=True):
-            whole.paste(image.resize(size), (left, 0))
-            left += size[0]
-        target_file = BytesIO()
-        whole.save(target_file, "JPEG", quality=88)
-        found[id] = target_file.getvalue()
+def beside(source: Run, pictures: Mapping[str, str], judge: Judge) -> dict[str, bytes]:
+    """By the URI of a picture of a row, a JPEG of content, picture and target side by side.
+
+    Those gone since are left out.
+    """
+    contents = read_images(source, sorted(set(pictures.values())))
+    made, found = read_pictures(source.storage, list(pictures)), dict[str, bytes]()
+    for uri, id in pictures.items():
+        if uri in made and id in contents:
+            target = judge.measuring.targets.read(id) if judge.measuring.targets else None
+            files = [contents[id], made[uri]] + ([target] if target else [])
+            try:
+                found[uri] = side_by_side(files, REPORT_PX, judge.measuring.max_megapixels)
+            except UnreadableImageError:
+                continue
     return found
 
 

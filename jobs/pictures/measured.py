@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from jobs.pictures.located import finite
 from jobs.pictures.measure_totals import Summary, Totals
 from jobs.pictures.measuring import Judge, Measuring, is_picture
+from jobs.runtime.drawn import IMAGE_URIS, STYLES, PictureReader
 from jobs.runtime.plan import load_files, read_slices
 from jobs.runtime.progress import Progress
 from jobs.runtime.report import measures as report
@@ -33,7 +34,7 @@ from vision_ops.metrics.frechet import Spread, SpreadAccumulator, frechet_distan
 logger = logging.getLogger(__name__)
 
 WANTED = ("id", "uri", "truth", "status", "stage", "error")
-SEVERAL = ("image_uris", "styles")
+SEVERAL = (IMAGE_URIS, STYLES)
 """columns of rows that hold a picture in each of several styles, instead of `image_uri`"""
 SCHEMA = pa.schema(
     [
@@ -104,13 +105,14 @@ def measure_all(source: Run, run: Run, judge: Judge) -> None:
     todo = [each for each, at in made.items() if since.get(each, -1) < at]
     if todo:
         run.note(status="running")
+    pictures = PictureReader(source.storage)
     total = sum(sum(source.part_counts(each).values()) for each in todo)
     with Progress(total, 0) as progress:
         for slice_id in todo:
             rows = _rows(source, slice_id)
             originals = _originals(source, slices.get(slice_id))
             measured = [
-                _measured(picture, original, source, judge)
+                _measured(picture, original, pictures, judge)
                 for row, original in zip_longest(rows, originals)
                 for picture in _pictures(row or {})
             ]
@@ -153,7 +155,7 @@ def _originals(source: Run, piece: Slice | None) -> Iterator[Row]:
 
 
 def _measured(
-    row: Mapping[str, Any], original: Row | None, source: Run, judge: Judge
+    row: Mapping[str, Any], original: Row | None, pictures: PictureReader, judge: Judge
 ) -> dict[str, Any]:
     """The row with its figures, or as a failed one that says what is not there."""
     if row["status"] == "failed":
@@ -163,7 +165,7 @@ def _measured(
     except UnreadableImageError as gone:
         return {**row, "status": "failed", "stage": "content", "error": str(gone)}
     try:
-        made = judge.opened(source.storage.read(row["image_uri"]))
+        made = judge.opened(pictures.read(row["image_uri"]))
         data = judge.measuring.targets.read(row["id"]) if judge.measuring.targets else None
         target = _target(data, judge)
         return {**row, **judge.measure(made, content, target, row["style"])}

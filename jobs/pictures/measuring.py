@@ -131,8 +131,6 @@ class Measuring:
 def open_measuring(source: Run, protocol: PictureProtocol, storage: Storage) -> Measuring:
     """Find features, styles and targets. Raises ValueError where one that is named is not there."""
     config = source.manifest["config"]
-    if config.get("archives"):
-        raise ValueError(f"run: {source.uri} has its pictures in tars; only files are measured")
     return Measuring(
         protocol=protocol,
         features=_features(source, protocol, storage),
