@@ -1,6 +1,6 @@
 """Train a network that paints any picture in a style, or in one of several: for `stylize`.
 
-    python -m jobs.train_style                      # the sample photographs, the sample styles
+    python -m jobs.train_style                      # sample photographs, a sample style
     python -m jobs.train_style --data.uri photos --styles wave.jpg --features squeezenet.safetensors
     python -m jobs.train_style --data.uri photos --styles paintings --features torchvision:vgg19
     python -m jobs.train_style any_style --data.uri photos --styles paintings \
@@ -72,8 +72,9 @@ class Config(TrainingJobConfig):
     """pictures to learn from, without labels"""
     validation: Source = field(default_factory=lambda: Source(uri=""))
     """pictures to choose the best epoch by; without uri: a part of the data"""
-    styles: tuple[str, ...] = ("runs/make_samples/styles",)
-    """pictures whose styles are learnt: files, folders, globs; each is called by its file's name"""
+    styles: tuple[str, ...] = ("runs/make_samples/styles/waves.png",)
+    """pictures whose styles are learnt: files, folders, globs; each is called by its file's name.
+    The more, the longer and the wider a network has to learn"""
     style_px: int = 192
     """shorter side that they are reduced to: larger ones have larger strokes"""
     features: str = "untrained:textures"
@@ -97,12 +98,14 @@ class Config(TrainingJobConfig):
         )
     )
     """how it learns"""
-    loss: StyleLossConfig = field(default_factory=lambda: StyleLossConfig(smooth_weight=0.1))
+    loss: StyleLossConfig = field(
+        default_factory=lambda: StyleLossConfig(style_weight=6.0, smooth_weight=0.1)
+    )
     """what is minimised"""
     augment: AugmentConfig = field(default_factory=lambda: AugmentConfig(flip=True))
     """how training pictures are varied"""
     training: TrainingConfig = field(
-        default_factory=lambda: TrainingConfig(epochs=30, batch_size=4)
+        default_factory=lambda: TrainingConfig(epochs=40, batch_size=4)
     )
     """how long, on how many at once"""
     out: str = "runs/train_style"
@@ -120,6 +123,7 @@ class Config(TrainingJobConfig):
 def any_style() -> Config:
     """One network for the style of any picture."""
     return Config(
+        styles=("runs/make_samples/styles",),
         model=AdainModelConfig(),
         optim=OptimConfig(
             optimizer="adam",
