@@ -49,6 +49,7 @@ ADAIN_LAYERS: dict[str, tuple[str, tuple[str, ...]]] = {
         ("features.1", "features.3", "features.4", "features.7"),
     ),
     "torchvision:vgg19": ("relu4_1", ("relu1_1", "relu2_1", "relu3_1", "relu4_1")),
+    "textures": ("stages.1.see", ("stages.0.see", "stages.1.see", "stages.2.see")),
     "residual": ("blocks.1", ("stem.2", "blocks.0", "blocks.1")),
 }
 """the same of a network for any style, which exchanges features at the content's layer; of VGG-19
