@@ -398,3 +398,21 @@ def test_a_classifier_is_refused_as_a_painter(tmp_path: Path):
     weights = save_untrained(tmp_path / "net.safetensors", 32)
     with pytest.raises(ValueError, match="residual is no adain:ENCODER/LAYER"):
         AnyStyle(weights, STYLES, (0.5, 0.5))
+
+
+def soft(height: int, width: int) -> np.ndarray:
+    coarse = torch.rand(1, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bicubic").clamp(0, 1)
+    return (255 * fine[0]).round().to(torch.uint8).permute(1, 2, 0).numpy()
+
+
+@pytest.mark.parametrize("size", [(130, 175), (91, 303), (64, 65)])
+def test_a_picture_in_tiles_is_that_of_one_pass(checkpoint: Path, size: tuple[int, int]):
+    styles, content = pictures((40, 40), seed=3), soft(*size)
+    whole = AnyStyle(checkpoint, styles, (1.0,))([content])[0].pixels
+    tiled = AnyStyle(checkpoint, styles, (1.0,), tile_px=64)
+    assert tiled.halo * tiled.stride < 32  # not all of it is seen at once
+    found = tiled([content])[0].pixels
+    assert found.shape == content.shape
+    assert np.abs(found.astype(int) - whole).max() <= 2
+    assert np.array_equal(tiled([content, content])[1].pixels, found)

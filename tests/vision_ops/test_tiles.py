@@ -24,7 +24,7 @@ from vision_ops.style.feed_forward import FeedForward
 from vision_ops.style.gatys import Gatys
 from vision_ops.style.gatys_config import CostsConfig, FeaturesConfig, GatysConfig
 from vision_ops.style.objective import Objective, Targets
-from vision_ops.style.tiles import TiledFeatures
+from vision_ops.style.tiles import TiledFeatures, reach
 
 CPU = torch.device("cpu")
 SHALLOW = ("stem.2", "blocks.0")
@@ -60,12 +60,16 @@ def images(height: int, width: int, seed: int = 0) -> torch.Tensor:
 
 
 def both(config: GatysConfig, weights: str, tile_px: int, *size: int) -> list[Any]:
-    """Costs, total and gradient of a picture, as a whole and in tiles."""
-    content, picture = images(*size), images(*size, seed=1)
+    """Costs, total and gradient of a picture, as a whole and in tiles, in float64."""
+    content, picture = images(*size).double(), images(*size, seed=1).double()
     found: list[Any] = []
     for side in (WHOLE, tile_px):
         objective = Objective(config, weights, CPU, side)
-        targets = Targets(objective.content(content), objective.grams(images(90, 120, seed=2)))
+        features = objective.features
+        features.network.double()
+        features.factor, features.offset = features.factor.double(), features.offset.double()
+        grams = objective.grams(images(90, 120, seed=2).double())
+        targets = Targets(objective.content(content), grams)
         tiles = objective.tiled.tiles(*size)
         assert (len(tiles) > 3) == (side == tile_px)
         found.append((objective.costs(picture, targets), *objective.gradient(picture, targets)))
@@ -87,10 +91,20 @@ def test_costs_of_tiles_are_those_of_the_whole_and_so_is_the_gradient(
     config = GatysConfig(costs=costs, features=FEATURES[network])
     whole, tiled = both(config, request.getfixturevalue(network), 64, *size)
     for ours, theirs in zip(tiled[0], whole[0], strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=0)
-    torch.testing.assert_close(tiled[1], whole[1], rtol=1e-4, atol=0)
-    # a maximum or a ReLU that stands on the edge may fall to the other side
-    assert (tiled[2] - whole[2]).norm() < 2e-3 * whole[2].norm()
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=0)
+    torch.testing.assert_close(tiled[1], whole[1], rtol=1e-9, atol=0)
+    torch.testing.assert_close(tiled[2], whole[2], rtol=1e-6, atol=1e-9 * float(whole[2].norm()))
+
+
+def test_costs_of_tiles_in_float32_are_those_of_the_whole_to_1e_4(residual: str):
+    content, style = images(140, 150), images(60, 60, seed=2)
+    found: list[Any] = []
+    for side in (WHOLE, 64):
+        config = GatysConfig(features=FEATURES["residual"])
+        objective = Objective(config, residual, CPU, side)
+        targets = Targets(objective.content(content), objective.grams(style))
+        found.append(objective.costs(images(140, 150, seed=1), targets))
+    torch.testing.assert_close(found[0].total, found[1].total, rtol=1e-4, atol=0)
 
 
 @given(height=st.integers(20, 110), width=st.integers(20, 110))
@@ -184,3 +198,14 @@ def test_a_picture_too_large_for_a_pass_is_painted_in_bands(tmp_path: Path):
     )
     assert banded.shape == content.shape
     assert np.abs(banded.astype(int) - whole).max() <= 2
+
+
+@pytest.mark.parametrize(("kernel", "dilation", "expected"), [(1, 1, 0), (3, 1, 1), (5, 2, 4)])
+def test_how_far_a_network_looks_is_found(kernel: int, dilation: int, expected: int):
+    wide = dilation * (kernel // 2)
+    look = nn.Conv2d(3, 2, kernel, dilation=dilation, padding=wide, padding_mode="reflect")
+    assert reach(look, torch.zeros(1, 3, 16, 40)) == expected
+    halved = nn.Sequential(look, nn.MaxPool2d(2))
+    assert reach(halved, torch.zeros(1, 3, 16, 40)) == (expected + 1) // 2
+    with pytest.raises(ValueError, match="looks at whole pictures"):
+        reach(lambda x: x - x.mean(), torch.zeros(1, 3, 8, 8))

@@ -1,7 +1,10 @@
 """Pictures in the style of any others, in one pass each (Huang and Belongie 2017)."""
 
 import copy
+import math
 from collections.abc import Sequence
+from contextlib import nullcontext
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -11,13 +14,17 @@ from torch import Tensor, nn
 
 from vision_ops.card import ADAIN, sha256_file
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.device import pick_device
-from vision_ops.losses.moments import Moments
+from vision_ops.device import one_thread, pick_device
+from vision_ops.losses.moments import Moments, channel_moments
 from vision_ops.models.adain import Adain, blend, put_together, taken_apart
 from vision_ops.precision.forward import Forward, open_forward
 from vision_ops.style import Stylised
+from vision_ops.style.gatys_config import TILE_PX
+from vision_ops.style.tiles import Tile, reach, spans
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
+HALO_HEIGHT, MOST_HALO = 4, 16
+"""positions of the features of the pictures by which it is found how far a network looks"""
 EXAMPLE_CELLS = 4
 """positions along the sides of the maps that a conversion is tried on"""
 
@@ -30,6 +37,10 @@ class AnyStyle:
     mixed means and deviations; one of share 0 counts as not given. What is measured of styles is
     measured once. `strength` 0..1 is alpha of eq. 14: 0 gives the picture as the decoder knows it,
     without any style.
+
+    A picture of more than `tile_px` squared pixels is encoded and decoded in tiles, with halos as
+    wide as both halves look; its means and deviations are those of the whole. So memory is that of
+    a tile and of the features: C numbers for each stride squared of pixels.
 
     A picture is a pass of its own, both halves of the network compiled by OpenVINO on a CPU where
     that can be had: the same bits whatever else is asked for. So many threads as `callers` says
@@ -45,6 +56,7 @@ class AnyStyle:
         shares: Sequence[float],
         strength: float = 1.0,
         callers: int = 1,
+        tile_px: int = TILE_PX,
     ) -> None:
         self.device = pick_device()
         network, card = load_checkpoint(checkpoint, self.device)
@@ -53,6 +65,9 @@ class AnyStyle:
         self.least_px, self.stride = network.least_side_px, network.stride
         self.strength = strength
         self.halves = halves(network, sha256_file(checkpoint), self.device, callers)
+        self.halo = _halo(network)
+        self.inner = max(tile_px // self.stride - 2 * self.halo, 2 * self.halo)
+        self.tile_px = tile_px
         self.style = self._mixed(styles, shares)
 
     def in_styles(self, styles: Sequence[Picture], shares: Sequence[float]) -> "AnyStyle":
@@ -68,16 +83,46 @@ class AnyStyle:
 
     def _painted(self, content: Picture) -> Picture:
         height, width = content.shape[:2]
+        if height * width > self.tile_px**2:
+            with one_thread() if self.device.type == "cpu" else nullcontext():
+                return self._in_tiles(self._filled_up(content))[:height, :width]
         bare, own = self._encoded(content)
         features = put_together(bare, blend(own, self.style, self.strength))
-        found = self.halves[1](features.permute(0, 2, 3, 1).contiguous())[0][0]
-        return found[:height, :width].round().to(torch.uint8).cpu().numpy()
+        return self._decoded(features)[:height, :width]
+
+    def _in_tiles(self, filled: Picture) -> Picture:
+        """The same of a picture filled up; positions of features and their pixels are cut alike."""
+        height, width = (side // self.stride for side in filled.shape[:2])
+        sides = [list(spans(side, self.inner, 1, self.halo)) for side in (height, width)]
+        tiles = [(Tile(*each), Tile(*(span.times(self.stride) for span in each)))
+                 for each in product(*sides)]  # fmt: skip
+        channels = self.style.mean.shape[1]
+        features = torch.empty((1, channels, height, width), device=self.device)
+        for (rows, columns), pixels in tiles:
+            bare, own = self._encoded(filled[pixels.rows.seen, pixels.columns.seen])
+            found = put_together(bare, own)[:, :, rows.inside(1), columns.inside(1)]
+            features[:, :, rows.of_whole(1), columns.of_whole(1)] = found
+        own = channel_moments(features)
+        wanted = blend(own, self.style, self.strength)
+        factor = wanted.std / own.std
+        offset = wanted.mean - own.mean * factor
+        features.mul_(factor[:, :, None, None]).add_(offset[:, :, None, None])
+        made = np.empty_like(filled)
+        for (rows, columns), pixels in tiles:
+            found = self._decoded(features[:, :, rows.seen, columns.seen])
+            found = found[pixels.rows.inside(1), pixels.columns.inside(1)]
+            made[pixels.rows.of_whole(1), pixels.columns.of_whole(1)] = found
+        return made
 
     def _encoded(self, picture: Picture) -> tuple[Float[Tensor, "1 C h w"], Moments]:
         """Features of mean 0 and deviation 1, and what they had, of a picture filled up."""
         rows = np.stack([self._filled_up(picture)])
         bare, mean, std = self.halves[0](torch.from_numpy(rows).to(self.device))
         return bare.permute(0, 3, 1, 2), Moments(mean, std)
+
+    def _decoded(self, features: Float[Tensor, "1 C h w"]) -> Picture:
+        (found,) = self.halves[1](features.permute(0, 2, 3, 1).contiguous())
+        return found[0].round().to(torch.uint8).cpu().numpy()
 
     def _filled_up(self, picture: Picture) -> Picture:
         """Mirrored at its lower and right edges, as often as the network needs."""
@@ -97,6 +142,16 @@ class AnyStyle:
         mean = sum((share * each.mean for share, each in parts), start=torch.zeros(()))
         std = sum((share * each.std for share, each in parts), start=torch.zeros(()))
         return Moments(mean, std)
+
+
+def _halo(network: Adain) -> int:
+    """Positions of features to which either half looks beyond its own."""
+    size = (network.scheme.stages[-1].channels, HALO_HEIGHT, 2 * MOST_HALO)
+    pixels = (3, HALO_HEIGHT * network.stride, 2 * MOST_HALO * network.stride)
+    device = network.mixing.device
+    seen = reach(network.encode, torch.zeros(1, *pixels, device=device))
+    drawn = reach(network.decoder, torch.zeros(1, *size, device=device))
+    return max(2, seen, math.ceil(drawn / network.stride))
 
 
 class Encoding(nn.Module):

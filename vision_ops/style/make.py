@@ -39,7 +39,7 @@ def _by_any_style(
     styles: Sequence[np.ndarray], config: StylizeConfig, callers: int
 ) -> Mapping[str, Stylist]:
     (first, shares), *others = config.made.items()
-    opened = AnyStyle(config.weights, styles, shares, config.strength, callers)
+    opened = AnyStyle(config.weights, styles, shares, config.strength, callers, config.tile_px)
     return {first: opened} | {name: opened.in_styles(styles, each) for name, each in others}
 
 

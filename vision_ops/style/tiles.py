@@ -1,7 +1,7 @@
 """Maps of a network for pictures of any size, a tile at a time: what it gives for the whole."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
 import torch
@@ -41,6 +41,10 @@ class Span(NamedTuple):
     def of_whole(self, stride: int) -> slice:
         """The same in the map of the whole picture."""
         return slice(self.start // stride, None if self.is_last else self.stop // stride)
+
+    def times(self, stride: int) -> "Span":
+        """The same where each position is so many."""
+        return Span(*(stride * place for place in self[:4]), is_last=self.is_last)
 
 
 class Tile(NamedTuple):
@@ -112,11 +116,9 @@ class TiledFeatures:
 
     def _cut(self, height: int, width: int, inner: int) -> list[Tile]:
         step = math.lcm(*self.strides.values())
-        across = list(_spans(width, inner, step, self.halo_px))
+        across = list(spans(width, inner, step, self.halo_px))
         return [
-            Tile(down, span)
-            for down in _spans(height, inner, step, self.halo_px)
-            for span in across
+            Tile(down, span) for down in spans(height, inner, step, self.halo_px) for span in across
         ]
 
     @torch.no_grad()
@@ -191,11 +193,29 @@ def _both(value: int | tuple[int, ...]) -> tuple[int, ...]:
     return value if isinstance(value, tuple) else (value, value)
 
 
+def reach(look: Callable[[Tensor], Tensor], example: Tensor) -> int:
+    """Positions of a map beyond its own to which a position looks, to the left or to the right.
+
+    `look` takes `example` (B, C, H, W) to a map; either side's width is a multiple of the other's.
+    Found by what half a picture of NaN spoils. Raises ValueError where that is nearly all.
+    """
+    middle = example.shape[3] // 2
+    left, right = example.clone(), example.clone()
+    left[..., :middle], right[..., middle:] = math.nan, math.nan
+    with torch.no_grad():
+        spoiled = [look(each).isnan().flatten(0, 2).any(dim=0) for each in (left, right)]
+    width = len(spoiled[0])
+    found = max(int(spoiled[0].sum()), int(spoiled[1].sum())) - width // 2
+    if found >= width // 2:
+        raise ValueError("it looks at whole pictures, which cannot be cut into tiles for it")
+    return found
+
+
 def _whole(side: int) -> Span:
     return Span(0, side, 0, side, is_last=True)
 
 
-def _spans(side: int, inner: int, step: int, halo: int) -> Iterator[Span]:
+def spans(side: int, inner: int, step: int, halo: int) -> Iterator[Span]:
     """Tiles along a side, alike in length but for the last."""
     count = math.ceil(side / inner)
     length = math.ceil(side / count / step) * step
