@@ -19,7 +19,7 @@ from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total_variation
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
-from vision_ops.style import Stylised, Stylist
+from vision_ops.style import Stylised, Stylist, objective
 from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork
 from vision_ops.style.gatys import Gatys
 from vision_ops.style.gatys_config import CostsConfig, FeaturesConfig, GatysConfig
@@ -336,3 +336,22 @@ def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
     assert gatys.objective.layers == LAYERS["torchvision:squeezenet1_1"]
     (result,) = gatys([content])
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]
+
+
+def test_bf16_is_taken_where_it_tells_the_cost_and_refused_where_not(
+    weights: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    content, style = photo(48, 40), stripes(40, 40)
+    exact, half = (
+        Gatys(asked(steps=12, precision=each), weights, [style]) for each in ("fp32", "bf16")
+    )
+    assert half.objective.half
+    (expected,), (found,) = exact([content]), half([content])
+    assert not np.array_equal(found.pixels, expected.pixels)
+    assert found.losses["total"] == pytest.approx(expected.losses["total"], rel=0.02)
+    assert found.losses["total_at_start"] == expected.losses["total_at_start"]
+    assert not caplog.records
+    monkeypatch.setattr(objective, "HALF_WITHIN", 0.0)
+    refused = Gatys(asked(steps=12, precision="bf16"), weights, [style])
+    assert "fp32 is used" in caplog.text
+    assert np.array_equal(refused([content])[0].pixels, expected.pixels)

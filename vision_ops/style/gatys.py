@@ -56,6 +56,8 @@ class Gatys:
         self.objective = Objective(config, weights, self.device, tile_px)
         self.features = self.objective.features
         self._take(styles, shares)
+        if config.precision == "bf16":
+            self.objective.halve(self._style_image(self.styles[0][0], 0), config.seed)
 
     def in_styles(self, styles: Sequence[Picture], shares: Sequence[float] = ()) -> "Gatys":
         """The same for other styles, by the same network; for the same thread."""

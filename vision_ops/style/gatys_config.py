@@ -9,6 +9,7 @@ from vision_ops.losses import StyleConvention
 Pooling = Literal["as_trained", "average", "max"]
 Optimiser = Literal["adam", "lbfgs"]
 Start = Literal["content", "noise"]
+Precision = Literal["fp32", "bf16"]
 
 STYLE_WEIGHTS: dict[StyleConvention, float] = {"paper": 8e3, "mean": 1.2e3, "relative": 40.0}
 """looked at with SqueezeNet 1.1 and 256 px. Other networks want others, but in `relative`; so do
@@ -102,10 +103,14 @@ class GatysConfig:
     as they are in them"""
     seed: int = 0
     """of the noise"""
+    precision: Precision = "fp32"
+    """of the network while gradients are taken; bf16 only where it tells the cost of noise within
+    2 % of fp32, else fp32, which is said. Costs that are told are always of fp32"""
 
     def __post_init__(self) -> None:
         _check_choice("optimiser", self.optimiser, Optimiser)
         _check_choice("start", self.start, Start)
+        _check_choice("precision", self.precision, Precision)
         if self.learning_rate != "auto" and not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate {self.learning_rate}: must be above 0")
         for name, most in (("steps", 100_000), ("levels", 8), ("style_longest_px", 16_384)):
