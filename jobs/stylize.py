@@ -1,5 +1,6 @@
 """Make a picture of every image in the manner of others: one result row per image.
 
+    python -m jobs.stylize          # the sample photographs, by what train_style learnt
     python -m jobs.stylize --data.uri photos --op.styles wave.jpg --op.weights vgg19.safetensors
     python -m jobs.stylize --data.uri s3://b/in --op.styles s3://b/wave.jpg s3://b/rain.jpg \
         --op.style-weights 0.7 0.3 --op.weights torchvision:vgg19 --out s3://b/out
@@ -9,10 +10,12 @@
 reads    image files, Parquet shards, WebDataset tars, or a Parquet table of URIs
 
 writes   images/<id>              the picture, with the tree and name of the source; another ending
-                                  only where its format is another
+                                  only where its format is another. With --op.each
+                                  images/<style>/<id>; with --archives in images/part-*.tar
          results/part-*.parquet   id, uri, truth, status, stage, error, image_uri, height_px,
                                   width_px of the picture, content_loss, style_loss, total_loss,
-                                  total_at_start_loss where pictures are optimised
+                                  total_at_start_loss where pictures are optimised. With
+                                  --op.each lists: image_uris, styles, losses
          report/index.html        pictures, what they were made of, losses, failures
 """
 
@@ -88,7 +91,7 @@ def main(config: Config) -> Run:
     learnt = check_styles(config.op, weights.card, config.op.weights)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
-    if not (weights.card.is_painter or config.data.slice_rows):
+    if not (learnt or weights.card.is_painter or config.data.slice_rows):
         # minutes of work that a kill would cost
         rows = FILM_ROWS if config.op.smooth else OPTIMISED_ROWS
         config = replace(config, data=replace(config.data, slice_rows=rows))
