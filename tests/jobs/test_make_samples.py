@@ -1,6 +1,7 @@
 """The samples: what they hold, that they are always the same, and that nothing is done twice."""
 
 import io
+import shutil
 import tarfile
 from collections import Counter
 from dataclasses import replace
@@ -128,8 +129,9 @@ def test_second_run_writes_nothing(samples: Path):
 
 
 def test_half_finished_run_is_finished_and_keeps_what_it_has(samples: Path, tmp_path: Path):
+    shutil.copytree(samples, tmp_path / "again")
+    shutil.rmtree(tmp_path / "again" / "broken")
     config = Config(out=str(tmp_path / "again"))
-    main(config)
     whole = contents(tmp_path / "again")
     lost = ["digits/test/test-00001-of-00002.parquet", "photos.tar", "manifest.json"]
     for name in lost:

@@ -98,7 +98,7 @@ def test_bits_do_not_depend_on_what_else_is_asked_for(translator: Translator, ch
 def test_stylists_of_its_checkpoint_are_generators(checkpoint: str):
     stylists = make_stylists([], StylizeConfig(weights=checkpoint), 2)
     assert len(stylists) == 2
-    assert all(isinstance(each, Translator) for each in stylists)
+    assert all(isinstance(each[""], Translator) for each in stylists)
     assert check_styles(StylizeConfig(weights=checkpoint), read_card(checkpoint), checkpoint)
 
 

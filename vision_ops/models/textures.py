@@ -80,7 +80,8 @@ def filters(
 ) -> nn.Sequential:
     """Random 3 x 3 filters and what cuts off behind them."""
     layer = nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate", bias=False)
-    layer.weight.data = torch.from_numpy(orthogonal(random, outputs, inputs)).float()
+    with torch.no_grad():
+        layer.weight.copy_(torch.from_numpy(orthogonal(random, outputs, inputs)))
     return nn.Sequential(layer, make_activation(activation))
 
 
@@ -107,5 +108,6 @@ def halving(channels: int) -> nn.Conv2d:
         channels, channels, 5, stride=2, padding=2, padding_mode="replicate",
         groups=channels, bias=False,
     )  # fmt: skip
-    layer.weight.data = torch.outer(line, line).repeat(channels, 1, 1, 1)
+    with torch.no_grad():
+        layer.weight.copy_(torch.outer(line, line).repeat(channels, 1, 1, 1))
     return layer.requires_grad_(False)
