@@ -157,6 +157,7 @@ def test_training_killed_within_an_epoch_goes_on_within_it_bit_for_bit(
     assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
 
 
+@pytest.mark.slow
 def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
     local_ray: None, photos: Path, tmp_path: Path
 ):

@@ -215,7 +215,7 @@ def test_a_training_in_which_one_wins_warns_in_the_log_and_on_the_page(
         config,
         optim=replace(config.optim, learning_rate=rate),
         loss=TranslationLossConfig(discriminator_rate=discriminator_rate),
-        training=replace(config.training, epochs=8),
+        training=replace(config.training, epochs=14),
     )
     main(config)
     assert said in caplog.text
