@@ -14,10 +14,12 @@ from jobs.pictures.styles import read_styles
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES
 from jobs.runtime.storage import Storage, absolute, relative
+from vision_ops.card import ADAIN
 from vision_ops.decode import UnreadableImageError, read_rgb
 from vision_ops.losses import StyleConvention
 from vision_ops.metrics.colour import colour_error
 from vision_ops.metrics.pictures import psnr, ssim
+from vision_ops.operators.stylize import style_name
 from vision_ops.style.compare import CompareConfig, Comparer, Grams
 from vision_ops.style.features import LAYERS
 from vision_ops.weights import Resolved, resolve
@@ -171,7 +173,8 @@ def _styles(source: Run, protocol: PictureProtocol, storage: Storage) -> Styles:
     """Those told, else those of the run; with none, the reason."""
     op, own = source.manifest["config"]["op"], source.manifest["weights"]
     asked: Sequence[str] = op.get("styles", ())
-    names = _names(asked) if is_optimised(source) else list(asked or own["classes"])
+    from_files = is_optimised(source) or own["network"].startswith(ADAIN)
+    names = _names(asked) if from_files else list(asked or own["classes"])
     weights = op.get("style_weights") or (1.0,) * len(names)
     shares = {n: w / sum(weights) for n, w in zip(names, weights, strict=True)}
     if protocol.styles:
@@ -183,7 +186,7 @@ def _styles(source: Run, protocol: PictureProtocol, storage: Storage) -> Styles:
             )
         return Styles(pictures={name: told[name] for name in shares}, shares=shares)
     try:
-        if is_optimised(source):
+        if from_files:
             longest_px = op["gatys"]["style_longest_px"]
             uris = dict(zip(names, asked, strict=True))
             pictures = {n: _reduced(storage, uri, longest_px) for n, uri in uris.items()}
@@ -196,7 +199,7 @@ def _styles(source: Run, protocol: PictureProtocol, storage: Storage) -> Styles:
 
 def _names(uris: Sequence[str]) -> list[str]:
     """Of files, without their endings; whole where that would not tell them apart."""
-    stems = [PurePosixPath(uri).stem for uri in uris]
+    stems = [style_name(uri) for uri in uris]
     return stems if len(set(stems)) == len(stems) else list(uris)
 
 
@@ -259,7 +262,9 @@ class Judge:
         if not styles.pictures:
             return None
         if style not in self.known:
-            shares = {style: 1.0} if style else styles.shares
+            learnt = {style_name(name): name for name in styles.pictures}
+            own = style if style in styles.pictures else learnt.get(style, style)
+            shares = {own: 1.0} if style else styles.shares
             pictures = [styles.pictures[name] for name in shares]
             self.known[style] = self.comparer.style_of(pictures, list(shares.values()))
         return self.known[style]
