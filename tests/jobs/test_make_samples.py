@@ -4,7 +4,6 @@ import io
 import shutil
 import tarfile
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -19,13 +18,6 @@ from jobs.pictures.samples.pairs import MAP, SKY, WALL, pairs, scene
 from jobs.pictures.samples.styles import style_pictures
 from vision_ops.decode import Decode, DecodeConfig
 from vision_ops.preprocess import Preprocess
-
-
-@pytest.fixture(scope="module")
-def samples(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("samples")
-    main(Config(out=str(out), with_broken=True))
-    return out
 
 
 def contents(folder: Path) -> dict[str, tuple[bytes, int]]:
@@ -129,18 +121,25 @@ def test_second_run_writes_nothing(samples: Path):
 
 
 def test_half_finished_run_is_finished_and_keeps_what_it_has(samples: Path, tmp_path: Path):
+    for name in ("digits", "photos"):
+        shutil.copytree(samples / name, tmp_path / name)
+    whole = contents(tmp_path)
+    lost = ["digits/test/test-00001-of-00002.parquet", "photos/flower/piece-07.jpg"]
+    for name in lost:
+        (tmp_path / name).unlink()
+    for kind in ("digits", "photos"):  # the tar was never begun
+        main(Config(out=str(tmp_path), kind=kind))
+    finished = contents(tmp_path)
+    assert finished.keys() == {*whole, "photos.tar"}
+    assert {n: finished[n][0] for n in whole} == {n: data for n, (data, _) in whole.items()}
+    assert [n for n, (_, time) in whole.items() if finished[n][1] != time] == sorted(lost)
+    assert finished["photos.tar"][0] == (samples / "photos.tar").read_bytes()
+
+
+def test_broken_files_that_are_asked_for_later_are_added(samples: Path, tmp_path: Path):
     shutil.copytree(samples, tmp_path / "again")
     shutil.rmtree(tmp_path / "again" / "broken")
-    config = Config(out=str(tmp_path / "again"))
-    whole = contents(tmp_path / "again")
-    lost = ["digits/test/test-00001-of-00002.parquet", "photos.tar", "manifest.json"]
-    for name in lost:
-        (tmp_path / "again" / name).unlink()
-    main(config)
-    finished = contents(tmp_path / "again")
-    assert {n: data for n, (data, _) in finished.items()} == {n: d for n, (d, _) in whole.items()}
-    assert all(finished[n][1] == time for n, (_, time) in whole.items() if n not in lost)
-    main(replace(config, with_broken=True))  # asked for later: added
+    main(Config(out=str(tmp_path / "again"), with_broken=True))
     added = {name: data for name, (data, _) in contents(tmp_path / "again").items()}
     assert added == {name: data for name, (data, _) in contents(samples).items()}
 
