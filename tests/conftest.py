@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import ray
+import torch
 from jaxtyping import install_import_hook
 from moto.server import ThreadedMotoServer
 
@@ -62,6 +63,15 @@ def shared_data() -> Path:
 def _caches(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Nothing that a test fetches stays in a person's cache."""
     os.environ["ARGUS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+
+
+@pytest.fixture(autouse=True, scope="session")
+def _one_thread() -> None:
+    """As the workers of Ray have it: bits depend on it, and two for small tensors cost more time.
+
+    A test that is about threads sets its own.
+    """
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

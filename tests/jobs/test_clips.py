@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from jobs import benchmark, classify, evaluate, make_samples, train_classifier
 from jobs.pictures.samples.moving_blob import DIRECTIONS, NUM_FRAMES, encode_mp4, moving_blobs
@@ -28,14 +27,6 @@ TINY = ClipPreprocess(
         height_px=8, width_px=8, resize_px=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5)
     ),
 )
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def write_blobs(folder: Path, directions: tuple[str, ...], count: int, seed: int) -> Path:

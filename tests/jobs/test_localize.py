@@ -39,14 +39,6 @@ SMALL = Preprocess(height_px=32, width_px=32, resize_px=0)
 INLINE = Resources(engine="inline", actors=1, max_failed_fraction=1.0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def jpeg(image: Image.Image) -> bytes:
     target = io.BytesIO()
     image.save(target, "JPEG", quality=90)

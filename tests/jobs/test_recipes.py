@@ -178,10 +178,7 @@ def test_ctrl_c_and_sigterm_leave_a_run_that_the_same_command_finishes(
     subprocess.run([*command, *out], cwd=ROOT, env=alone, check=True, timeout=240)
     inline = [word.replace("ray", "inline") for word in words]
     config = replace(parse(inline), out=str(tmp_path / "whole"))
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     main(config)
-    torch.set_num_threads(threads)
     runs = (tmp_path / name / LAST for name in ("run", "whole"))
     assert len({path.read_bytes() for path in runs}) == 1
     assert identity(config)["training"] == config.training

@@ -8,9 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
-from jobs import classify, evaluate, make_samples, train_classifier
+from jobs import classify, evaluate, train_classifier
 from jobs.pictures.samples.signals_and_volumes import nifti, signals, volumes
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
@@ -23,14 +22,6 @@ from vision_ops.inputs import Inputs
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.signals import SignalPreprocess
 from vision_ops.volumes import VolumePreprocess, read_volume
-
-
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 def trained(preset: str, source: Source, preprocess: Inputs, out: Path, epochs: int) -> Path:
@@ -204,14 +195,13 @@ def test_a_volume_of_ours_is_what_nibabel_writes():
     assert np.array_equal(read_volume(nifti(values)), values.transpose(2, 1, 0))
 
 
-def test_samples_of_both_kinds_are_made_and_no_digit_is_on_both_sides(tmp_path: Path):
-    make_samples.main(make_samples.Config(out=str(tmp_path)))
-    assert Run.load(str(tmp_path), Storage()).manifest["counts"]["volumes"]["files"] == 750
+def test_samples_of_both_kinds_are_made_and_no_digit_is_on_both_sides(samples: Path):
+    assert Run.load(str(samples), Storage()).manifest["counts"]["volumes"]["files"] == 750
     names = {
-        split: {p.name for p in (tmp_path / "volumes" / split).rglob("*.nii.gz")}
+        split: {p.name for p in (samples / "volumes" / split).rglob("*.nii.gz")}
         for split in ("train", "test")
     }
     assert len(names["train"]) == 600
     assert not names["train"] & names["test"]
-    assert len((tmp_path / "signals" / "train.ts").read_text().partition("@data")[2].split()) == 96
-    assert json.loads((tmp_path / "manifest.json").read_text())["status"] == "done"
+    assert len((samples / "signals" / "train.ts").read_text().partition("@data")[2].split()) == 96
+    assert json.loads((samples / "manifest.json").read_text())["status"] == "done"

@@ -52,14 +52,6 @@ INLINE = TrainingResources(engine="inline")
 FILES = ("checkpoints/best.safetensors", "checkpoints/last.safetensors", "metrics.jsonl")
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def write_photos(folder: Path, per_class: int = 20, colours: Any = COLOURS) -> Path:
     """Noisy squares of one colour, a folder per class."""
     random = np.random.default_rng(0)

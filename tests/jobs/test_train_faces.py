@@ -44,14 +44,6 @@ INLINE = TrainingResources(engine="inline", checkpoint_every_s=0)
 HEAD = "checkpoints/best.head.safetensors"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def write_people(folder: Path, count: int, pictures: int = 4, seed: int = 0) -> Path:
     """A folder for each of some synthetic people."""
     random = np.random.default_rng(seed)

@@ -44,14 +44,6 @@ ROOT = Path(__file__).resolve().parents[2]
 INLINE = TrainingResources(engine="inline", checkpoint_every_s=0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """48 drawn shapes."""

@@ -48,13 +48,10 @@ INLINE = TrainingResources(engine="inline", checkpoint_every_s=0)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread(tmp_path_factory: pytest.TempPathFactory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARGUS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    torch.set_num_threads(threads)
 
 
 def save_features(path: Path, network: str = "residual") -> str:

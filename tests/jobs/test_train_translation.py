@@ -49,13 +49,10 @@ MODEL = TranslationModelConfig(
 
 
 @pytest.fixture(autouse=True, scope="module")
-def one_thread(tmp_path_factory: pytest.TempPathFactory):
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
+def own_cache(tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("ARGUS_CACHE", str(tmp_path_factory.mktemp("cache")))
         yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

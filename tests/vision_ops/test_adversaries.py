@@ -46,14 +46,6 @@ MODEL = TranslationModelConfig(width=4, discriminator_halvings=1, preprocess=PAI
 SQUARE = Preprocess(height_px=16, width_px=16, resize_px=16)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def translator(**more: Any) -> TranslationLearner:
     defaults: dict[str, Any] = {
         "model": MODEL,

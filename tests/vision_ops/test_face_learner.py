@@ -48,14 +48,6 @@ LOSSES: dict[str, Any] = {
 PLAIN = f"{__name__}:plain"
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def plain(num_outputs: int) -> nn.Module:
     """Without batch norm, which sees its worker's part of a batch."""
     return nn.Sequential(

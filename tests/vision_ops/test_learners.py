@@ -128,14 +128,6 @@ LOSS_BOUND = {"classify": 0.05, "faces": 0.1, "localize": 0.7, "style": 2.0, "st
 faces the margin, 0.2; noise unpainted costs 4.5 in the style of other noise"""
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 def make_batch(count: int = 24) -> dict[str, torch.Tensor]:
     random = torch.Generator().manual_seed(0)
     pixels = torch.randint(0, 256, (count, 12, 12, 3), generator=random, dtype=torch.uint8)
