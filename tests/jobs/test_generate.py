@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -116,11 +117,13 @@ def test_a_repetition_makes_what_is_missing_and_a_larger_count_what_is_new(
     written = {part: part.stat().st_mtime_ns for part in parts}
     main(asked(weights, tmp_path, count=70))
     assert {part: part.stat().st_mtime_ns for part in parts} == written
-    parts[0].unlink()
+    ids = {part: pq.read_table(part)["id"].to_pylist() for part in parts}
+    lost, kept = sorted(parts, key=lambda part: ids[part])  # names follow from where the run lies
+    lost.unlink()
     (tmp_path / "images" / "00000003.png").unlink()
     main(asked(weights, tmp_path, count=70))
     assert images_of(tmp_path) == images
-    assert parts[1].stat().st_mtime_ns == written[parts[1]]
+    assert kept.stat().st_mtime_ns == written[kept]
     run = main(asked(weights, tmp_path, count=80))
     assert [row["id"] for row in rows_of(run)] == [f"{number:08}" for number in range(80)]
     assert {name: images_of(tmp_path)[name] for name in images} == images
