@@ -49,7 +49,7 @@ def test_layers_hold(path: Path):
     elif parts[0] == "jobs":
         banned = ("cluster", "tests")
         others = {name for name in found if is_below(name, "jobs")}
-        shared = ("jobs.runtime", "jobs.pictures")
+        shared = ("jobs.runtime", "jobs.pictures", "jobs.navigation")
         assert all(is_below(name, *shared) or name == "jobs" for name in others), others
     else:
         banned = ("vision_ops", "jobs", "tests")

@@ -1,0 +1,1 @@
+"""Agents that see: worlds, policies, how they learn and how they are judged."""
