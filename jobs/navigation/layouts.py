@@ -29,10 +29,14 @@ class RoomsConfig:
     """boxes that stand in the way; never so that a cell of the floor is cut off"""
     moving: int = 0
     """obstacles that walk about, a cell or none at each step, in a direction drawn anew"""
+    view: Literal["above", "eye"] = "above"
+    """above: the cells around the agent, its heading up; eye: what is before it, in perspective"""
     view_cells: int = 13
-    """cells along a side that the agent sees, itself in the middle and its heading up; odd"""
+    """above: cells along a side that are seen, the agent in the middle; odd, 3 or more"""
     tile_px: int = 5
-    """pixels along a side of a cell, as the agent sees it; 3 or more"""
+    """above: pixels along a side of a cell; 3 or more"""
+    eye_px: tuple[int, int] = (48, 64)
+    """eye: height and width of the picture, 8 or more"""
     max_steps: int = 0
     """after which an episode is broken off; 0: as many as the world has cells, walls included"""
     shaping: float = 0.0
@@ -56,6 +60,10 @@ class RoomsConfig:
             raise ValueError(f"view_cells: {self.view_cells}, must be odd and 3 or more")
         if self.tile_px < 3:
             raise ValueError(f"tile_px: {self.tile_px}, must be 3 or more")
+        if self.view not in ("above", "eye"):
+            raise ValueError(f"view: {self.view!r}, must be 'above' or 'eye'")
+        if len(self.eye_px) != 2 or min(self.eye_px) < 8:
+            raise ValueError(f"eye_px: {self.eye_px}, must be height and width, 8 or more each")
         if self.max_steps < 0:
             raise ValueError(f"max_steps: {self.max_steps}, must not be negative")
         if not 0 <= self.shaping < float("inf"):

@@ -6,6 +6,7 @@ import gymnasium
 import numpy as np
 
 from jobs.navigation.above import FLOOR, MOVER, ViewFromAbove, cells_of, draw_map
+from jobs.navigation.eye import ViewFromEye
 from jobs.navigation.layouts import HEADINGS, Cell, Layout, RoomsConfig, distances, make_layout
 
 ACTIONS = ("left", "right", "forward")
@@ -41,7 +42,10 @@ class Rooms(gymnasium.Env[np.ndarray, int]):
         self.config = config
         self.render_mode = render_mode
         self.max_steps = config.max_steps or config.size**2
-        self._view = ViewFromAbove(config.view_cells, config.tile_px)
+        if config.view == "eye":
+            self._view = ViewFromEye(*config.eye_px)
+        else:
+            self._view = ViewFromAbove(config.view_cells, config.tile_px)
         self._margin = self._view.margin
         self.observation_space = gymnasium.spaces.Box(0, 255, self._view.shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))

@@ -31,6 +31,7 @@ KINDS = (
     RoomsConfig(size=7, obstacles=10, moving=2),
     RoomsConfig(num_rooms=2, moving=3),
     RoomsConfig(size=13, num_rooms=4, obstacles=30, view_cells=7),
+    RoomsConfig(view="eye", moving=1),
 )
 SEEDS = st.integers(0, 2**40)
 LEFT, RIGHT, FORWARD = range(3)
@@ -124,7 +125,7 @@ def test_distances_on_paper():
 def test_the_layouts_of_seeds_are_those_of_every_machine():
     """Pinned: a NumPy that draws otherwise would change what every seed means."""
     told = hashlib.sha256()
-    for config in KINDS:
+    for config in KINDS[:4]:
         for seed in range(50):
             layout = make_layout(config, seed)
             cells = [layout.start, layout.goal, *layout.movers]
@@ -337,6 +338,8 @@ def test_the_map_shows_where_the_agent_is_and_where_it_has_been():
         ({"moving": 30}, r"obstacles: 8 and 30 moving, must be at most 24 together"),
         ({"view_cells": 4}, r"view_cells: 4, must be odd and 3 or more"),
         ({"tile_px": 2}, r"tile_px: 2, must be 3 or more"),
+        ({"view": "below"}, r"view: 'below', must be 'above' or 'eye'"),
+        ({"eye_px": (48, 4)}, r"eye_px: \(48, 4\), must be height and width, 8 or more"),
         ({"max_steps": -1}, r"max_steps: -1, must not be negative"),
         ({"shaping": -0.5}, r"shaping: -0.5, must be 0 or more"),
         ({"shaping": float("nan")}, r"shaping: nan, must be 0 or more"),
