@@ -6,6 +6,7 @@ the right, from 0 along x. Walls and boxes are as high as a cell is wide, the ey
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -44,12 +45,16 @@ class Hits:
     """bool (W,): whether the surface lies between two rows, not between two columns"""
 
 
-def directions(angle: float, width_px: int) -> tuple[np.ndarray, np.ndarray]:
-    """How far a ray goes in x and in y for each cell ahead, for each column: float (W,) each."""
+@lru_cache(maxsize=64)  # agents mostly look along four headings
+def directions(angle: float, width_px: int) -> np.ndarray:
+    """How far a ray goes in x and in y for each cell ahead, for each column: float (2, W)."""
     # no 6e-17 for the cosine of a right angle: what is symmetric stays so to the bit
     ahead_x, ahead_y = round(math.cos(angle), 15), round(math.sin(angle), 15)
     aside = SPREAD * ((2 * np.arange(width_px) + 1) / width_px - 1)  # -SPREAD..SPREAD
-    return ahead_x - aside * ahead_y, ahead_y + aside * ahead_x
+    goes = np.stack([ahead_x - aside * ahead_y, ahead_y + aside * ahead_x])
+    goes[abs(goes) < 1e-12] = 1e-12  # along the lines: it meets the first one far outside
+    goes.flags.writeable = False
+    return goes
 
 
 def cast(solid: np.ndarray, x: float, y: float, angle: float, width_px: int) -> Hits:
@@ -60,8 +65,7 @@ def cast(solid: np.ndarray, x: float, y: float, angle: float, width_px: int) -> 
     (Amanatides and Woo 1987) whose steps do not wait for each other.
     """
     num_rows, num_columns = solid.shape
-    goes = np.stack(directions(angle, width_px))  # (2, W): in x, in y
-    goes[abs(goes) < 1e-12] = 1e-12  # along the lines: it meets the first one far outside
+    goes = directions(angle, width_px)
     eye = np.array([[[x]], [[y]]])
     forth = goes[:, None] > 0
     count = np.arange(max(solid.shape))[:, None]
@@ -71,7 +75,8 @@ def cast(solid: np.ndarray, x: float, y: float, angle: float, width_px: int) -> 
     other = eye[::-1] + away * goes[::-1, None]  # where on the line it crosses
     ends = np.array([[[num_columns]], [[num_rows]]]) - 1
     # what is outside is behind a wall that was met before
-    entered, beside = entered.clip(0, ends), other.clip(0, ends[::-1]).astype(int)
+    entered = np.minimum(np.maximum(entered, 0), ends)
+    beside = np.minimum(np.maximum(other, 0), ends[::-1]).astype(int)
     cells = entered * [[[1]], [[num_columns]]] + beside * [[[num_columns]], [[1]]]
     met = solid.ravel()[cells].argmax(axis=1)  # (2, W): the first of each kind of line
     columns = np.arange(width_px)
@@ -109,14 +114,13 @@ class ViewFromEye:
         boxes = cells == BOX
         hits = cast(boxes | (cells == WALL), x, y, angle, self.shape[1])
         picture = self._surfaces(hits, boxes)
-        shown = [(GOAL, *place) for place in np.argwhere(cells == GOAL).tolist()]
-        shown += [(MOVER, *place) for place in np.argwhere(cells == MOVER).tolist()]
         ahead_x, ahead_y = math.cos(angle), math.sin(angle)
         placed = []
-        for kind, row, column in shown:
+        for number in np.flatnonzero((cells == GOAL) | (cells == MOVER)).tolist():
+            row, column = divmod(number, cells.shape[1])
             right, down = column + 0.5 - x, row + 0.5 - y
             ahead = right * ahead_x + down * ahead_y
-            placed.append((ahead, down * ahead_x - right * ahead_y, kind))
+            placed.append((ahead, down * ahead_x - right * ahead_y, int(cells[row, column])))
         for ahead, aside, kind in sorted(placed, reverse=True):  # the nearest last
             if ahead > NEAREST and abs(aside) < ahead * SPREAD + 0.5:
                 self._put(picture, hits.distance, ahead, aside, kind)

@@ -4,6 +4,7 @@ from typing import Any
 
 import gymnasium
 import numpy as np
+from gymnasium.error import ResetNeeded
 
 from jobs.navigation.above import FLOOR, MOVER, ViewFromAbove, cells_of, draw_map
 from jobs.navigation.eye import ViewFromEye
@@ -47,6 +48,8 @@ class Rooms(gymnasium.Env[np.ndarray, int]):
         else:
             self._view = ViewFromAbove(config.view_cells, config.tile_px)
         self._margin = self._view.margin
+        self.trail: list[Cell] = []
+        """where the agent has been, and last where it is"""
         self.observation_space = gymnasium.spaces.Box(0, 255, self._view.shape, np.uint8)
         self.action_space = gymnasium.spaces.Discrete(len(ACTIONS))
 
@@ -62,8 +65,7 @@ class Rooms(gymnasium.Env[np.ndarray, int]):
         self.layout: Layout = make_layout(self.config, self.layout_seed)
         self.distances = distances(self.layout)
         self.heading = self.layout.heading
-        self.trail: list[Cell] = [self.layout.start]
-        """where the agent has been, and last where it is"""
+        self.trail = [self.layout.start]
         self.steps = 0
         self._cells = cells_of(self.layout, self._margin)
         self._movers = [(row + self._margin, col + self._margin) for row, col in self.layout.movers]
@@ -77,8 +79,10 @@ class Rooms(gymnasium.Env[np.ndarray, int]):
     def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
         """Turn or go. At the end `info` tells `success`, besides `seed` and `shortest`.
 
-        Raises ValueError where the action is none of ACTIONS.
+        Raises ValueError where the action is none of ACTIONS, ResetNeeded before the first reset.
         """
+        if not self.trail:
+            raise ResetNeeded("step before the first reset: there is no layout yet")
         if not 0 <= action < len(ACTIONS):
             raise ValueError(f"action: {action}, must be 0, 1 or 2, for {', '.join(ACTIONS)}")
         before = self._distance()

@@ -10,12 +10,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.navigation.layouts import RoomsConfig
+from jobs.navigation.rooms import Rooms
 from jobs.runtime.slices import Row
 from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources
-from tests.benchmarks import clips
+from tests.benchmarks import clips, navigation_worlds
 from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
@@ -253,3 +255,16 @@ def test_every_way_to_decode_a_clip_is_timed_and_the_plain_ones_give_the_same(
     exact = DecodeClip(DecodeConfig(mode="exact"), clips.UNIFORM)
     assert exact(made("mp4 h264"), found[1]) == ""
     assert np.array_equal(found[0], found[1])
+
+
+def test_every_world_is_played_and_told_with_its_picture(capsys: pytest.CaptureFixture[str]):
+    navigation_worlds.main(navigation_worlds.Config(steps=300, rounds=1))
+    rows = [line.split("  ") for line in capsys.readouterr().out.splitlines()[1:]]
+    told = {cells[0]: cells[1:] for cells in ([c.strip() for c in row if c] for row in rows)}
+    assert told.keys() == navigation_worlds.worlds().keys()
+    assert told[navigation_worlds.PEER][0] == "56 x 56"
+    assert told["rooms, eye"][0] == "48 x 64"
+    assert all(float(cells[1].replace(",", "")) > 0 for cells in told.values())
+    env = Rooms(RoomsConfig(max_steps=10))
+    env.reset(seed=0)
+    assert navigation_worlds.play(env, [0] * 35) == 3

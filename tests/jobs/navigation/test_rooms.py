@@ -7,6 +7,7 @@ from typing import Literal
 
 import numpy as np
 import pytest
+from gymnasium.error import ResetNeeded
 from gymnasium.utils.env_checker import check_env
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -148,6 +149,8 @@ def test_without_its_gaps_a_world_has_so_many_rooms(num_rooms: Literal[1, 2, 4])
 
 def test_the_agent_turns_goes_and_bumps_as_told():
     env = Rooms(RoomsConfig(obstacles=1, max_steps=50))
+    with pytest.raises(ResetNeeded, match="before the first reset"):
+        env.step(FORWARD)
     for seed in range(20):
         env.reset(seed=seed)
         state = (env.heading, *env.trail[-1])
