@@ -26,6 +26,7 @@ from typing import Annotated, Literal
 
 import torch
 import tyro
+from torch import nn
 
 from jobs.runtime.command import run_command
 from jobs.runtime.storage import Storage, StorageConfig, absolute
@@ -56,6 +57,8 @@ Transform = Literal[
     "imagenet", "none", "arcface", "mobilefacenet", "sface", "adaface", "facenet", ""
 ]
 Triple = tuple[float, float, float]
+PAINTED_PX = 256
+"""side of the pictures that are made to verify what makes pictures: the deepest takes no less"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -239,18 +242,47 @@ def verify(config: Verify) -> dict[str, str]:
         check_detector(found.path)
         return _lines(found) | {"verified": f"loads, looks for faces in a grey picture{stated}"}
     model, card = load_checkpoint(found.path, "cpu")
+    if card.makes_pictures:
+        _check_pictures(model, card, found.path)
+        return _lines(found) | {"verified": f"loads strictly, makes pictures of zeros{stated}"}
+    _check_answers(model, card, found.path)
+    return _lines(found) | {"verified": f"loads strictly, runs one picture of zeros{stated}"}
+
+
+def _check_answers(model: nn.Module, card: Card, path: Path) -> None:
+    """Raise ValueError where logits and embedding of zeros are not as the card says."""
     with torch.inference_mode():
         zeros = torch.zeros(1, *card.preprocess.network_shape)
         logits, embedding = logits_and_embeddings(model, zeros, is_embedder=card.is_embedder)
     wanted = (1, card.num_outputs), (1, card.embedding_size)
     if (tuple(logits.shape), tuple(embedding.shape)) != wanted:
         raise ValueError(
-            f"{found.path}: gives {tuple(logits.shape)} and {tuple(embedding.shape)}, "
+            f"{path}: gives {tuple(logits.shape)} and {tuple(embedding.shape)}, "
             f"its card says {wanted[0]} and {wanted[1]}"
         )
     if not (logits.isfinite().all() and embedding.isfinite().all()):
-        raise ValueError(f"{found.path}: gives numbers that are not finite")
-    return _lines(found) | {"verified": f"loads strictly, runs one picture of zeros{stated}"}
+        raise ValueError(f"{path}: gives numbers that are not finite")
+
+
+def _check_pictures(model: nn.Module, card: Card, path: Path) -> None:
+    """Raise ValueError where pictures made of zeros are none. Each learnt style paints one.
+
+    Their values end in a tanh or a sigmoid, which hide weights that are not finite.
+    """
+    if not all(tensor.isfinite().all() for tensor in model.state_dict().values()):
+        raise ValueError(f"{path}: has weights that are not finite")
+    zeros = torch.zeros(1, 3, PAINTED_PX, PAINTED_PX)
+    with torch.inference_mode():
+        if card.is_dreamer:
+            made = model(torch.zeros(1, card.embedding_size))
+        elif card.is_translator:
+            made = model(zeros)
+        elif card.paints_any_style:
+            made = model(zeros, zeros)
+        else:
+            made = model(zeros.expand(len(card.classes), -1, -1, -1), torch.eye(len(card.classes)))
+    if not made.isfinite().all():
+        raise ValueError(f"{path}: gives numbers that are not finite")
 
 
 def pull(config: Pull) -> dict[str, str]:
@@ -288,13 +320,22 @@ def _preprocess(config: Import) -> Preprocess:
 def _lines(found: Resolved) -> dict[str, str]:
     card = found.card
     shown = ", ".join(card.classes[:5]) + (", …" if len(card.classes) > 5 else "")
+    classes = f"{len(card.classes)}: {shown}" if card.classes else "none"
+    embedding = f"{card.embedding_size} numbers" if card.embedding_size else "none"
+    if card.makes_pictures:
+        styles = {"styles": "any" if card.paints_any_style else classes} if card.is_painter else {}
+        named = {"network": card.network, **styles, **card.preprocess.describe()}
+    else:
+        named = {
+            "network": f"{card.network} ({card.activation})",
+            "classes": classes,
+            **card.preprocess.describe(),
+            "embedding": embedding,
+        }
     return {
         "path": str(found.path),
         "sha256": found.sha256,
-        "network": f"{card.network} ({card.activation})",
-        "classes": f"{len(card.classes)}: {shown}" if card.classes else "none",
-        **card.preprocess.describe(),
-        "embedding": f"{card.embedding_size} numbers" if card.embedding_size else "none",
+        **named,
         "licence": card.licence,
         "source": card.source,
         "parent": card.parent or "none",

@@ -118,6 +118,11 @@ class Card:
         return self.network.startswith(DCGAN)
 
     @property
+    def makes_pictures(self) -> bool:
+        """Whether the outputs are pictures, of whatever kind the inputs are."""
+        return self.is_painter or self.is_translator or self.is_dreamer
+
+    @property
     def num_outputs(self) -> int:
         """Numbers that the network gives for an input: logits, or the embedding of a face.
 

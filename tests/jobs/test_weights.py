@@ -10,8 +10,11 @@ import tyro
 
 from jobs import weights
 from jobs.weights import Changes, Config, Import, Pull, Show, Verify, main
-from vision_ops.card import read_card, sha256_file
+from vision_ops.canvas import Canvas
+from vision_ops.card import Card, read_card, sha256_file
+from vision_ops.checkpoint import save_checkpoint
 from vision_ops.models import build
+from vision_ops.noise import Noise
 from vision_ops.preprocess import Preprocess
 
 
@@ -160,3 +163,55 @@ def test_published_squeezenet_becomes_a_checkpoint(shared_data, tmp_path, capsys
     main(Verify(name=str(out)))
     assert "verified" in capsys.readouterr().out
     assert len(read_card(out).classes) == 1000
+
+
+def save_maker(path: Path, network: str, learnt: tuple[str, ...], preprocess: Canvas | Noise):
+    """An untrained network that makes pictures; returns its weights."""
+    torch.manual_seed(0)
+    length = preprocess.length if isinstance(preprocess, Noise) else 0
+    model = build(network, len(learnt) or length)
+    card = Card(
+        network=network,
+        classes=learnt,
+        preprocess=preprocess,
+        licence="CC0",
+        source="random",
+        embedding_size=length,
+    )
+    save_checkpoint(path, model, card)
+    return model, card
+
+
+@pytest.mark.parametrize(
+    ("network", "learnt", "preprocess", "told"),
+    [
+        ("unet:2x6", (), Canvas(longest_px=64), "longer side 64"),
+        ("unet:2x8", (), Canvas(longest_px=256), "longer side 256"),
+        ("dcgan:2x16", (), Noise(length=6), "6 normal numbers"),
+        ("style_transform:2", ("waves", "dots"), Canvas(longest_px=64), "2: waves, dots"),
+        ("adain:residual/blocks.0", (), Canvas(longest_px=64), "any"),
+    ],
+)
+def test_what_makes_pictures_is_shown_and_verified_by_pictures(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    network: str,
+    learnt: tuple[str, ...],
+    preprocess: Canvas | Noise,
+    told: str,
+):
+    path = tmp_path / "maker.safetensors"
+    model, card = save_maker(path, network, learnt, preprocess)
+    for config in (Show(name=str(path)), Verify(name=str(path))):
+        main(config)
+        lines = dict(line.split(maxsplit=1) for line in capsys.readouterr().out.splitlines())
+        assert (lines["network"], lines["licence"]) == (network, "CC0")
+        assert told in " ".join(lines.values())
+        assert "classes" not in lines
+        assert "embedding" not in lines
+    assert "makes pictures of zeros" in lines["verified"]
+    with torch.no_grad():  # a tanh makes 1 of it
+        next(model.parameters()).view(-1)[0] = float("inf")
+    save_checkpoint(path, model, card)
+    with pytest.raises(ValueError, match="not finite"):
+        main(Verify(name=str(path)))
