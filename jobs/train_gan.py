@@ -28,7 +28,7 @@ import numpy as np
 import torch
 import tyro
 
-from jobs.pictures.adversaries import balance, balance_section, dreams
+from jobs.pictures.adversaries import balance, balance_section, dreams, unjudged
 from jobs.pictures.learning import TrainingJobConfig
 from jobs.pictures.supervised import Task, train
 from jobs.runtime.command import run_command
@@ -45,6 +45,8 @@ from vision_ops.losses.adversarial import AdversarialConfig
 from vision_ops.metrics.sliced import projected, sliced_distance
 
 AT_ONCE = 256
+MEASURE = "sliced Wasserstein distance"
+"""by which an epoch is the best"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +140,9 @@ TASK = Task(
     job="train_gan",
     as_training=as_training,
     loss_of_chance=loss_of_mean,
-    told={"loss": "sliced Wasserstein distance"},
+    told={"loss": MEASURE},
     shown=shown,
+    judge=partial(unjudged, measure=MEASURE),
 )
 
 

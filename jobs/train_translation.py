@@ -28,7 +28,7 @@ from functools import partial
 import numpy as np
 import tyro
 
-from jobs.pictures.adversaries import balance, balance_section, triples
+from jobs.pictures.adversaries import balance, balance_section, triples, unjudged
 from jobs.pictures.learning import TrainingJobConfig
 from jobs.pictures.supervised import Task, train
 from jobs.runtime.command import run_command
@@ -45,6 +45,9 @@ from vision_ops.learners.translate import (
     TranslationLossConfig,
     TranslationModelConfig,
 )
+
+MEASURE = "L1"
+"""by which an epoch is the best"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -136,8 +139,9 @@ TASK = Task(
     job="train_translation",
     as_training=as_training,
     loss_of_chance=loss_of_mean,
-    told={"loss": "L1"},
+    told={"loss": MEASURE},
     shown=shown,
+    judge=partial(unjudged, measure=MEASURE),
 )
 
 

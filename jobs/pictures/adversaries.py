@@ -7,12 +7,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.runtime.checkpoints import BEST, read_metrics
+from jobs.runtime.checkpoints import BEST, best_of, read_metrics
 from jobs.runtime.examples import Pictures
 from jobs.runtime.learner import Metrics, Training
 from jobs.runtime.report import charts
 from jobs.runtime.report.charts import Series
 from jobs.runtime.report.page import Chart, Section, Thumbnail
+from jobs.runtime.report.training import Verdict
 from jobs.runtime.run import Run
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.learners.adversaries import as_images, as_pixels
@@ -52,6 +53,25 @@ def balance(history: Sequence[Metrics]) -> str:
             "teaches the generator nothing: a higher --loss.discriminator-rate may help."
         )
     return ""
+
+
+def unjudged(history: Sequence[Metrics], chance: float, *, measure: str) -> Verdict:
+    """In place of a verdict: what is known of the generator that was kept.
+
+    Curves of a network that fits say so because its loss is what it lowers. Here each lowers one
+    that the other raises, and `measure` is beside it.
+    """
+    best = best_of(history)
+    return Verdict(
+        fit="",
+        reason=(
+            "No curve tells whether a generator fits: what it lowers, its discriminator raises. "
+            f"Of the epoch that was kept the {measure} is {best['train_loss']:.4f} on training "
+            f"images and {best['loss']:.4f} on others; one who makes the mean of all images, "
+            f"whatever is asked for, has {chance:.4f}. It sees no sharpness and no detail: look at "
+            "what was made."
+        ),
+    )
 
 
 def balance_section(run: Run) -> Section:

@@ -79,6 +79,8 @@ class Task(Generic[Asked]):
     """a class is learnt from or validated on as a whole: what is learnt is for others than these"""
     shown: Callable[[Run, Asked, Training], Sequence[Section]] = nothing_shown
     """what the report shows of a finished training before its curves"""
+    judge: Callable[[Sequence[Metrics], float], training_report.Verdict] = training_report.judge
+    """whether it fits, by its epochs and the loss of chance"""
     beside: Mapping[str, object] = field(default_factory=dict)
     """what can change a result and is not in the config: what files it names hold"""
 
@@ -191,9 +193,9 @@ def finish(
     """Say what came out, in the manifest and to the person."""
     best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
     warning, rests = training.alarm(history[-1]), _rests_on(best, training, task)
-    watched = training.watch(history)
+    watched, verdict = training.watch(history), task.judge(history, chance)
     shown = task.shown(run, config, training)
-    report = training_report.write(run, history, chance, rests, warning, shown)
+    report = training_report.write(run, history, verdict, rests, warning, shown)
     run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(
@@ -206,7 +208,7 @@ def finish(
     if warning:
         logger.warning("%s", warning)
     else:
-        logger.info("%s", training_report.judge(history, chance))
+        logger.info("%s", verdict)
     logger.info(
         "%s: %s on %d images kept back, of epoch %d",
         run.path(BEST), tell(best, task), len(training.validate), best["epoch"],

@@ -1,6 +1,7 @@
 """Training from pairs and from pictures alone, step-exact; and pictures made by what was learnt."""
 
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -111,6 +112,12 @@ def test_pairs_teach_a_network_that_makes_one_picture_of_the_other(
     assert sum(manifest["counts"].values()) == 20  # the three that are no pairs are left out
     page = (undisturbed / "report" / "index.html").read_text()
     assert "Generator and discriminator" in page
+    # of adversaries no curve says whether they fit
+    kept = next(
+        one for one in metrics_of(undisturbed) if one["epoch"] == manifest["metrics"]["epoch"]
+    )
+    assert f"the L1 is {kept['train_loss']:.4f} on training images" in page
+    assert not re.search(r"Does it fit|underfits|overfits|is still learning", page)
     assert page.count("data:image/png;base64") == manifest["counts"]["validate"]
     assert "L1 0." in page
 
@@ -252,6 +259,8 @@ def test_a_dcgan_is_trained_and_goes_on_after_a_kill_bit_for_bit(place: Path, tm
     assert manifest["metrics"]["loss"] in losses
     assert min(losses) > 0
     page = (tmp_path / "once" / "report" / "index.html").read_text()
+    assert "the sliced Wasserstein distance is" in page
+    assert "Does it fit" not in page
     assert page.count("data:image/png;base64") == 24
 
 

@@ -40,11 +40,14 @@ ADVICE: dict[Fit, str] = {
 class Verdict:
     """How a training went."""
 
-    fit: Fit
+    fit: Fit | Literal[""]
+    """empty: no loss tells"""
     reason: str
     """in numbers"""
 
     def __str__(self) -> str:
+        if not self.fit:
+            return self.reason
         return f"The network {self.fit}: {self.reason}. {ADVICE[self.fit]}"
 
 
@@ -107,7 +110,7 @@ def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:
 def write(
     run: Run,
     history: Sequence[Metrics],
-    chance: float,
+    verdict: Verdict,
     rests: str = "",
     warning: str = "",
     shown: Sequence[Section] = (),
@@ -116,7 +119,7 @@ def write(
 
     `rests` is said below the verdict; a warning stands in its place. What is `shown` comes first.
     """
-    best, verdict = best_of(history), judge(history, chance)
+    best = best_of(history)
     fit = "is of no use" if warning else verdict.fit
     figures = [
         Figure(
@@ -130,8 +133,10 @@ def write(
     figures += [
         Figure(name="Best epoch", value=f"{best['epoch']:g}", note=f"of {len(history)}"),
         Figure(name="Speed", value=f"{history[-1]['images_per_s']:,.0f}/s", note="images"),
-        Figure(name="The network", value=fit, bad=bool(warning) or fit.endswith("erfits")),
     ]
+    if fit:
+        bad = bool(warning) or fit.endswith("erfits")
+        figures.append(Figure(name="The network", value=fit, bad=bad))
     curves = [_curve("loss", history)]
     curves += [_curve(name, history) for name in SHARES if name in best]
     columns = ["epoch", "objective", "train_loss", "loss", "train_accuracy", "accuracy"]
@@ -142,7 +147,11 @@ def write(
     table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
     sections = [
         *shown,
-        Section(title="Does it fit?", text=warning or f"{verdict} {rests}".strip(), charts=curves),
+        Section(
+            title="Does it fit?" if fit else "What it made",
+            text=warning or f"{verdict} {rests}".strip(),
+            charts=curves,
+        ),
         Section(title="Epochs", tables=[table], folded=True),
         *about(run),
     ]
