@@ -117,7 +117,8 @@ def main(config: Config) -> Run:
             return run
         run.note(weights=facts(weights))
         bulk.apply(run, plan, work, resources)
-        page = report.write(run, partial(shown, run, config, files), told(config, learnt))
+        show = partial(shown, run, config, files)
+        page = report.write(run, show, told(config, learnt), 3 if config.triptych else 1)
         run.lap("report")
         run.finish(report=page)
     return run
@@ -156,10 +157,14 @@ def shown(
 
 def told(config: Config, learnt: bool) -> str:
     """What the pictures of the page are."""
-    styles = "" if learnt else ", and the styles"
+    one = config.op.each or len(config.op.styles) == 1
     if config.triptych:
+        styles = "" if learnt else ", the style" if one else ", the styles"
         return f"From left to right: the image{styles}, and what was made of it."
-    return f"Below in each are the image that it was made of{styles}."
+    if learnt:
+        return "Below in each is the image that it was made of."
+    styles = "the style" if one else "the styles"
+    return f"Below in each are the image that it was made of, and {styles}."
 
 
 def parse(arguments: list[str]) -> Config:

@@ -129,7 +129,7 @@ def triples(run: Run, training: Training) -> Section:
         title = str(training.validate.ids[place])
         shown.append(Thumbnail(title=title, image=png(sides), caption=f"L1 {off:.4f}"))
     text = "Pairs kept back: what is given, what the best generator makes of it, what was wanted."
-    return Section(title="Made", text=text, thumbnails=shown, pairs=True)
+    return Section(title="Made", text=text, thumbnails=shown, beside=3)
 
 
 @torch.no_grad()

@@ -94,7 +94,7 @@ def painted(
             found = network(images, share.expand(len(images), -1))
             shown += _beside(ids, [pixels, _as_pixels(found)], name)
         text = "Images kept back, and the same painted in each style by the best network."
-        return [Section(title="Painted", text=text, thumbnails=shown, pairs=True)]
+        return [Section(title="Painted", text=text, thumbnails=shown, beside=2)]
     sections: list[Section] = []
     for title, those in (("Painted in styles not learnt from", unseen), ("Painted", styles)):
         shown = []
@@ -104,7 +104,7 @@ def painted(
             shown += _beside(ids, [pixels, small, _as_pixels(found)], style.name)
         text = "Images kept back, a style, and what the best network paints of both."
         if shown:
-            sections.append(Section(title=title, text=text, thumbnails=shown, pairs=True))
+            sections.append(Section(title=title, text=text, thumbnails=shown, beside=3))
     return sections
 
 

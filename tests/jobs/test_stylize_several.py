@@ -109,6 +109,7 @@ def test_pictures_in_tars_are_those_of_files_and_the_report_shows_them(
     page = (tmp_path / "tars" / "report" / "index.html").read_text()
     assert page.count("data:image/jpeg") == len(found)
     assert "From left to right" in page
+    assert '<ul class="thumbnails beside strips">' in page
 
 
 def test_frames_of_a_film_begin_with_the_one_before_and_flicker_less(

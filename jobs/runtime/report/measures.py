@@ -163,7 +163,7 @@ def _ends(shown: Mapping[str, Ends]) -> Iterator[Section]:
                 for each in pictures
             ]
             heading = f"{title} by {MEASURES[name].name}"
-            yield Section(title=heading, text=text, thumbnails=thumbnails, pairs=True)
+            yield Section(title=heading, text=text, thumbnails=thumbnails, beside=3)
             text = ""
 
 

@@ -82,8 +82,8 @@ class Section:
     text: str = ""
     charts: Sequence[Chart] = ()
     thumbnails: Sequence[Thumbnail] = ()
-    pairs: bool = False
-    """each thumbnail is of two pictures side by side"""
+    beside: int = 1
+    """each thumbnail is of so many pictures side by side"""
     tables: Sequence[Table] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     """name -> value, as a two-column list"""

@@ -67,18 +67,22 @@ def _part_left(good: pa.RecordBatch) -> np.ndarray:
     return np.divide(last, first, out=np.full(len(last), np.nan), where=first > 0)
 
 
-def write(run: Run, show: Show, text: str) -> str:
-    """Put report/index.html of a run, `text` above its pictures; returns its URI."""
+def write(run: Run, show: Show, text: str, beside: int = 1) -> str:
+    """Put report/index.html of a run, `text` above its pictures; returns its URI.
+
+    What is shown of a picture holds `beside` of them, side by side.
+    """
     summary = Summary()
     for batch in run.results():
         summary.add(batch)
-    sections = [*_pictures(summary, show, text), *_losses(summary), *_failed(summary), *about(run)]
+    made = _pictures(summary, show, text, beside)
+    sections = [*made, *_losses(summary), *_failed(summary), *about(run)]
     counts = summary.counts
     figures: list[Figure] = list(figures_of(run, counts["ok"], counts["failed"]))
     return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
 
 
-def _pictures(summary: Summary, show: Show, text: str) -> Iterator[Section]:
+def _pictures(summary: Summary, show: Show, text: str, beside: int) -> Iterator[Section]:
     some = sorted((one, part) for _, one, part in summary.some)
     rows = [("Some of the pictures", some)]
     if len(summary.worst) == NUM_PICTURES and summary.pictures > NUM_PICTURES:
@@ -90,7 +94,7 @@ def _pictures(summary: Summary, show: Show, text: str) -> Iterator[Section]:
             for one, part in pictures
         ]
         if thumbnails:
-            yield Section(title=title, text=text, thumbnails=thumbnails)
+            yield Section(title=title, text=text, thumbnails=thumbnails, beside=beside)
 
 
 def _told(one: Made, part: float) -> str:

@@ -67,13 +67,13 @@ def verification_page(run: Run, numbers: Numbers, shown: Shown) -> bytes:
             title="Hardest impostor pairs",
             text="Two people who look alike to the embedder, or a wrong label. The highest first.",
             thumbnails=[_thumbnail(pair) for pair in shown.hardest_impostor],
-            pairs=True,
+            beside=2,
         ),
         Section(
             title="Hardest genuine pairs",
             text="One person who looks like two, or a wrong label. The lowest first.",
             thumbnails=[_thumbnail(pair) for pair in shown.hardest_genuine],
-            pairs=True,
+            beside=2,
         ),
         Section(
             title="Calibration",
