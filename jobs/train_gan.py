@@ -45,8 +45,8 @@ from vision_ops.losses.adversarial import AdversarialConfig
 from vision_ops.metrics.sliced import projected, sliced_distance
 
 AT_ONCE = 256
-MEASURE = "sliced Wasserstein distance"
-"""by which an epoch is the best"""
+MEASURES = {"loss": "sliced Wasserstein distance"}
+"""of pictures kept back; by the first an epoch is the best"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -140,9 +140,9 @@ TASK = Task(
     job="train_gan",
     as_training=as_training,
     loss_of_chance=loss_of_mean,
-    told={"loss": MEASURE},
+    told=MEASURES,
     shown=shown,
-    judge=partial(unjudged, measure=MEASURE),
+    judge=partial(unjudged, measures=MEASURES),
 )
 
 

@@ -9,14 +9,16 @@ reads    image files, Parquet shards or WebDataset tars; each picture holds two 
          one that is to be made of it. What is no pair is a failed row
 
 writes   checkpoints/best.safetensors   the generator's weights and card; the last epoch that is
-                                        within a standard error of the lowest L1 on pairs kept back
+                                        within a standard error of the lowest loss on pairs kept
+                                        back
          checkpoints/last.safetensors   of the last one
-         metrics.jsonl                  a line per epoch: loss, the mean absolute difference from
-                                        the target in parts of the range of values, on pairs kept
-                                        back and (train_) on as many of those learnt from; means
-                                        over the steps of l1 (of -1..1), generator_loss and
-                                        discriminator_loss, and of the discriminator's
-                                        real_accuracy and made_accuracy
+         metrics.jsonl                  a line per epoch, of pairs kept back and (train_) of as many
+                                        of those learnt from: difference, the mean absolute one from
+                                        the target in parts of the range of values; texture, the
+                                        sliced Wasserstein distance between patches of what is made
+                                        and of the targets; loss, their sum. Means over the steps of
+                                        l1 (of -1..1), generator_loss and discriminator_loss, and of
+                                        the discriminator's real_accuracy and made_accuracy
          report/index.html              given, made and wanted of pairs kept back; both networks'
                                         losses; a warning where one of them wins for good
 """
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 import numpy as np
+import torch
 import tyro
 
 from jobs.pictures.adversaries import balance, balance_section, triples, unjudged
@@ -38,16 +41,22 @@ from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from vision_ops.augment_pairs import PairAugmentConfig
+from vision_ops.learners.adversaries import as_images
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.learners.translate import (
     TranslationLearner,
     TranslationLearnerConfig,
     TranslationLossConfig,
     TranslationModelConfig,
+    compared,
 )
 
-MEASURE = "L1"
-"""by which an epoch is the best"""
+MEASURES = {
+    "loss": "sum of L1 and texture distance",
+    "difference": "L1",
+    "texture": "texture distance",
+}
+"""of pairs kept back; by the first an epoch is the best"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,26 +117,28 @@ def as_training(
         storage=run.storage,
         make_learner=partial(TranslationLearner, learner),
         learn=learn,
-        learn_truth={},
+        learn_truth={"row": np.arange(len(learn))},
         validate=validate,
-        validate_truth={},
+        validate_truth={"row": np.arange(len(validate))},
         config=config.training,
         watch=balance,
     )
 
 
 def loss_of_mean(config: Config, training: Training) -> float:
-    """L1 of one who makes the mean of all targets of whatever is given."""
+    """Of one who makes the mean of all targets of whatever is given."""
     learn, validate = Pictures(training.learn), Pictures(training.validate)
     total = np.zeros(training.learn.shape[1:])
     for place in range(len(training.learn)):
         total += learn.take(np.array([place]))[0, 1]
-    mean = total / len(training.learn)
-    off = [
-        np.abs(validate.take(np.array([place]))[0, 1] - mean).mean()
-        for place in range(len(training.validate))
+    mean = torch.from_numpy(total / len(training.learn) / 127.5 - 1).float().permute(2, 0, 1)[None]
+    rows = np.arange(len(training.validate))
+    kept = [
+        compared(mean, as_images(torch.from_numpy(validate.take(rows[row : row + 1])[:, 1])))
+        for row in rows
     ]
-    return float(np.mean(off)) / 255
+    found = {name: np.concatenate([one[name] for one in kept]) for name in kept[0]}
+    return TranslationLearner.summarize({**found, "row": rows})["loss"]
 
 
 def shown(run: Run, config: Config, training: Training) -> list[Section]:
@@ -139,9 +150,9 @@ TASK = Task(
     job="train_translation",
     as_training=as_training,
     loss_of_chance=loss_of_mean,
-    told={"loss": MEASURE},
+    told=MEASURES,
     shown=shown,
-    judge=partial(unjudged, measure=MEASURE),
+    judge=partial(unjudged, measures=MEASURES),
 )
 
 

@@ -1,6 +1,6 @@
 """A generator against a discriminator: whether one wins, and what a page shows of both."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from io import BytesIO
 
 import numpy as np
@@ -13,7 +13,7 @@ from jobs.runtime.learner import Metrics, Training
 from jobs.runtime.report import charts
 from jobs.runtime.report.charts import Series
 from jobs.runtime.report.page import Chart, Section, Thumbnail
-from jobs.runtime.report.training import Verdict
+from jobs.runtime.report.training import Verdict, round_up
 from jobs.runtime.run import Run
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.learners.adversaries import as_images, as_pixels
@@ -55,21 +55,23 @@ def balance(history: Sequence[Metrics]) -> str:
     return ""
 
 
-def unjudged(history: Sequence[Metrics], chance: float, *, measure: str) -> Verdict:
-    """In place of a verdict: what is known of the generator that was kept.
+def unjudged(history: Sequence[Metrics], chance: float, *, measures: Mapping[str, str]) -> Verdict:
+    """In place of a verdict: what is known of the generator that was kept, by name of metric.
 
     Curves of a network that fits say so because its loss is what it lowers. Here each lowers one
-    that the other raises, and `measure` is beside it.
+    that the other raises, and what is measured is neither.
     """
-    best = best_of(history)
+    best, (first, *_) = best_of(history), measures.values()
+    told = ", ".join(
+        f"{name} {best[f'train_{key}']:.4f} and {best[key]:.4f}" for key, name in measures.items()
+    )
     return Verdict(
         fit="",
         reason=(
             "No curve tells whether a generator fits: what it lowers, its discriminator raises. "
-            f"Of the epoch that was kept the {measure} is {best['train_loss']:.4f} on training "
-            f"images and {best['loss']:.4f} on others; one who makes the mean of all images, "
-            f"whatever is asked for, has {chance:.4f}. It sees no sharpness and no detail: look at "
-            "what was made."
+            f"Of epoch {best['epoch']:g}, which was kept, on training images and on others: {told}."
+            f" Of one who makes the mean of all images, whatever is asked for: {first} "
+            f"{chance:.4f}. The eye sees more: look at what was made."
         ),
     )
 
@@ -107,7 +109,7 @@ def _curves(
         axis,
         x_range=(1, len(history)) if len(history) > 1 else (0, 2),
         x_ticks=charts.count_ticks(len(history)),
-        y_range=(0, float(np.ceil(10 * top) / 10)),
+        y_range=(0, round_up(top)),
         height=300,
     )
     return Chart(title=title, svg=svg, caption="Means over each epoch's steps.")

@@ -36,6 +36,7 @@ from tests.jobs.broken_off import (
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.learners.gan import GanModelConfig
 from vision_ops.learners.translate import TranslationLossConfig, TranslationModelConfig
+from vision_ops.metrics.sliced import projected_patches, texture_distance
 from vision_ops.models.dcgan import DcganGenerator
 from vision_ops.models.unet import UNet
 from vision_ops.noise import Noise
@@ -112,11 +113,13 @@ def test_pairs_teach_a_network_that_makes_one_picture_of_the_other(
     assert sum(manifest["counts"].values()) == 20  # the three that are no pairs are left out
     page = (undisturbed / "report" / "index.html").read_text()
     assert "Generator and discriminator" in page
+    assert '<ul class="thumbnails beside strips">' in page
     # of adversaries no curve says whether they fit
     kept = next(
         one for one in metrics_of(undisturbed) if one["epoch"] == manifest["metrics"]["epoch"]
     )
-    assert f"the L1 is {kept['train_loss']:.4f} on training images" in page
+    for name, key in (("L1", "difference"), ("texture distance", "texture")):
+        assert f"{name} {kept[f'train_{key}']:.4f} and {kept[key]:.4f}" in page
     assert not re.search(r"Does it fit|underfits|overfits|is still learning", page)
     assert page.count("data:image/png;base64") == manifest["counts"]["validate"]
     assert "L1 0." in page
@@ -130,8 +133,15 @@ def test_the_mean_of_the_targets_is_what_one_makes_who_does_not_look(place: Path
         [targets[Path(id).stem] for id in examples.ids]
         for examples in (training.learn, training.validate)
     )
-    off = [np.abs(each - np.mean(learnt, axis=0)).mean() / 255 for each in kept]
-    assert TASK.loss_of_chance(small(place, tmp_path), training) == pytest.approx(np.mean(off))
+    mean = np.mean(learnt, axis=0)
+    off = [np.abs(each - mean).mean() / 255 for each in kept]
+    wanted, guessed = (
+        projected_patches(torch.tensor(np.array(each)).float().permute(0, 3, 1, 2) / 127.5 - 1)
+        for each in (kept, [mean] * len(kept))
+    )
+    chance = np.mean(off) + texture_distance(guessed, wanted)
+    found = TASK.loss_of_chance(small(place, tmp_path), training)
+    assert found == pytest.approx(chance, rel=1e-4)
 
 
 @pytest.mark.parametrize("steps", [0, 6])  # an epoch is 3 or 4 steps
@@ -259,7 +269,7 @@ def test_a_dcgan_is_trained_and_goes_on_after_a_kill_bit_for_bit(place: Path, tm
     assert manifest["metrics"]["loss"] in losses
     assert min(losses) > 0
     page = (tmp_path / "once" / "report" / "index.html").read_text()
-    assert "the sliced Wasserstein distance is" in page
+    assert "on others: sliced Wasserstein distance 0." in page
     assert "Does it fit" not in page
     assert page.count("data:image/png;base64") == 24
 
@@ -291,7 +301,7 @@ def test_two_workers_learn_as_one_without_dropout(place: Path, tmp_path: Path):
     off = max((value - found[name]).abs().max().item() for name, value in wanted.items())
     assert off < 1e-3 * moved
     ours, theirs = metrics_of(tmp_path / "2"), metrics_of(tmp_path / "1")
-    names = ("loss", "objective", "l1", "generator_loss", "discriminator_loss")
+    names = ("loss", "difference", "objective", "l1", "generator_loss", "discriminator_loss")
     for name in names:
         assert ours[0][name] == pytest.approx(theirs[0][name], rel=1e-4)
 
@@ -333,4 +343,4 @@ def test_pairs_that_others_made_are_read(shared_data: Path, tmp_path: Path):
     )
     run = main(config)
     assert sum(run.manifest["counts"].values()) == 100
-    assert metrics_of(tmp_path)[0]["loss"] < 0.25
+    assert metrics_of(tmp_path)[0]["difference"] < 0.25

@@ -141,14 +141,14 @@ def write(
     curves += [_curve(name, history) for name in SHARES if name in best]
     columns = ["epoch", "objective", "train_loss", "loss", "train_accuracy", "accuracy"]
     columns += ["train_iou", "iou", "localisation_accuracy", "tar", "eer", "distance"]
-    columns += ["learning_rate", "seconds"]
+    columns += ["difference", "texture", "learning_rate", "seconds"]
     columns = [name for name in columns if name in best]
     rows = [[int(m[n]) if n == "epoch" else m[n] for n in columns] for m in history]
     table = Table(columns=[name.replace("_", " ") for name in columns], rows=rows)
     sections = [
         *shown,
         Section(
-            title="Does it fit?" if fit else "What it made",
+            title="Does it fit?" if fit else "Loss by epoch",
             text=warning or f"{verdict} {rests}".strip(),
             charts=curves,
         ),
@@ -165,7 +165,7 @@ def _curve(name: str, history: Sequence[Metrics]) -> Chart:
         Series(name="images kept back", x=epochs, y=[m[name] for m in history], kind="strong"),
     ]
     largest = max(max(one.y) for one in series)
-    top = 1.0 if name in SHARES else _round_up(largest)
+    top = 1.0 if name in SHARES else round_up(largest)
     svg = charts.lines(
         series,
         "epoch",
@@ -182,7 +182,7 @@ def _curve(name: str, history: Sequence[Metrics]) -> Chart:
     )
 
 
-def _round_up(value: float) -> float:
+def round_up(value: float) -> float:
     """The next larger of 1, 2, 4, 5, 8, 10 times a power of ten: five steps are round."""
     power = 10 ** math.floor(math.log10(value)) if value > 0 else 1.0
     return next(n * power for n in (1, 2, 4, 5, 8, 10) if n * power >= value)
