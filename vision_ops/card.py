@@ -22,6 +22,7 @@ from vision_ops.faces import FacePreprocess
 from vision_ops.inputs import KINDS, Inputs, kind_of_input
 from vision_ops.noise import Noise
 from vision_ops.preprocess import Preprocess
+from vision_ops.views import view_size
 
 CARD_KEY = "argus_card"
 COMPILED_SUFFIX = ".openvino"
@@ -34,6 +35,8 @@ ADAIN = "adain:"
 UNET, DCGAN = "unet:", "dcgan:"
 """begin the names of generators: of pictures from pictures, WIDTHxDEPTH, and from noise,
 WIDTHxSIZE"""
+POLICY, POLICY_GRU = "policy:", "policy_gru:"
+"""begin the names of what agents decide with, without and with memory: before ENCODER/FRAMES"""
 EMBEDDERS = ("mobilefacenet", "iresnet18", "iresnet34", "iresnet50", "iresnet100")
 """networks of ours whose outputs are an embedding of a face"""
 FIXED_SIZE_PX = {
@@ -63,7 +66,7 @@ class Card:
     classes: tuple[str, ...]
     """class names, in the order of the logits; none where these are an embedding of a face, or
     where the network finds faces, paints in any style or is a generator; names of styles where it
-    learnt these"""
+    learnt these; of actions where it steers an agent"""
     preprocess: Inputs
     """how pictures (clips, signals, volumes) become the network's input"""
     licence: str
@@ -123,6 +126,11 @@ class Card:
         return self.is_painter or self.is_translator or self.is_dreamer
 
     @property
+    def is_policy(self) -> bool:
+        """Whether it steers an agent: `classes` are actions, `preprocess` is of one view."""
+        return self.network.startswith((POLICY, POLICY_GRU))
+
+    @property
     def num_outputs(self) -> int:
         """Numbers that the network gives for an input: logits, or the embedding of a face.
 
@@ -144,10 +152,14 @@ def check_size(network: str, preprocess: Inputs) -> None:
         raise ValueError(
             f"{network} takes inputs of {NUM_AXES[network]} axes, a {kind} has {num_axes}"
         )
-    size = FIXED_SIZE_PX.get(encoder if is_of_clips else network)
-    if size is not None and preprocess.shape[-3:] != (size, size, 3):
+    if f"{family}:" in (POLICY, POLICY_GRU):
+        return check_size(encoder.rpartition("/")[0], preprocess)
+    encoder = encoder if is_of_clips else network
+    side = FIXED_SIZE_PX.get(encoder)
+    size = (side, side) if side else view_size(encoder)
+    if size is not None and preprocess.shape[-3:] != (*size, 3):
         told = " x ".join(map(str, preprocess.shape[-3:]))
-        raise ValueError(f"{network} takes pictures of {size} x {size} pixels, not {told}")
+        raise ValueError(f"{network} takes pictures of {size[0]} x {size[1]} pixels, not {told}")
 
 
 def _check_clips(network: str, preprocess: Inputs) -> None:
@@ -177,6 +189,11 @@ def check_names(card: Card, weights: str, job: str = "embed_faces") -> None:
         raise ValueError(
             f"{weights}: {card.network} paints pictures in {styles} "
             "and names nothing; `python -m jobs.stylize` is for it"
+        )
+    if card.is_policy:
+        raise ValueError(
+            f"{weights}: {card.network} steers an agent; `python -m jobs.evaluate_navigation` is "
+            "for it. The encoder that lies beside it names the action of a picture"
         )
     if card.is_translator or card.is_dreamer:
         makes, job = ("noise", "generate") if card.is_dreamer else ("pictures", "stylize")

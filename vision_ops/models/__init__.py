@@ -13,6 +13,7 @@
     build("adain:torchvision:vgg19/relu4_1", 0)     # in the style of any picture
     build("unet:64x8", num_classes=0)               # of pictures from pictures, 8 times halved
     build("dcgan:64x32", 100)                       # of 32 px from 100 numbers of noise, width 64
+    build("policy:tiles:11x11x5/1", 3)              # what steers an agent, see `policy`
 
 The embedding of a picture is what goes into the classifier: the input of the network's last
 nn.Linear or nn.Conv2d (in order of registration; every torchvision and timm classifier registers
@@ -28,7 +29,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from vision_ops.card import ADAIN, DCGAN, DETECTOR, LOCALIZER, STYLE_TRANSFORM, UNET
+from vision_ops.card import (
+    ADAIN,
+    DCGAN,
+    DETECTOR,
+    LOCALIZER,
+    POLICY,
+    POLICY_GRU,
+    STYLE_TRANSFORM,
+    UNET,
+)
 from vision_ops.clips import CLIP_NETWORKS
 from vision_ops.faces import FACE_DETECTOR
 from vision_ops.models.adain import build_adain
@@ -43,6 +53,7 @@ from vision_ops.models.iresnet import BLOCKS, IResNet
 from vision_ops.models.localizer import Localizer
 from vision_ops.models.mobilefacenet import MobileFaceNet
 from vision_ops.models.mtcnn import Mtcnn
+from vision_ops.models.policy import build_policy, split_policy
 from vision_ops.models.residual import Residual
 from vision_ops.models.resnet20 import Resnet20
 from vision_ops.models.retinaface import RetinaFace
@@ -50,6 +61,7 @@ from vision_ops.models.style_transform import build_style_transform
 from vision_ops.models.textures import Textures
 from vision_ops.models.tutorial import Cnn224, CnnCifar10
 from vision_ops.models.unet import build_unet
+from vision_ops.models.views import VIEW_ENCODERS
 
 NETWORKS: dict[str, Callable[[int, str, int], nn.Module]] = {
     "cnn_224": Cnn224,
@@ -127,8 +139,14 @@ def build(network: str, num_classes: int, activation: str = "relu", channels: in
             f"network {network!r}: not one of {', '.join(NETWORKS | FACE_NETWORKS)}, "
             "torchvision:NAME, timm:NAME, module:function, torchvision_detection:NAME, or "
             "cnn_gru:, cnn_lstm:, cnn_mean:, localizer: and one of these; style_transform:WIDTH, "
-            "adain:ENCODER/LAYER, unet:WIDTHxDEPTH, dcgan:WIDTHxSIZE"
+            "adain:ENCODER/LAYER, unet:WIDTHxDEPTH, dcgan:WIDTHxSIZE, tiles:ROWSxCOLUMNSxPIXELS, "
+            "nature:HEIGHTxWIDTH, policy: and policy_gru:ENCODER/FRAMES"
         )
+    if f"{family}:" in VIEW_ENCODERS:
+        return VIEW_ENCODERS[f"{family}:"](name, num_classes, activation, channels)
+    if f"{family}:" in (POLICY, POLICY_GRU):
+        encoder = build(split_policy(network)[0], num_classes, activation, channels)
+        return build_policy(*without_head(encoder), network, num_classes)
     if family in CLIP_NETWORKS:
         encoder = build(name, num_classes, activation, channels)
         if isinstance(encoder, BeginsFromData):

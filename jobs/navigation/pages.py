@@ -1,0 +1,61 @@
+"""The page of an agent's training: curves of what it reached, in rooms learnt in and in others."""
+
+from collections.abc import Sequence
+
+from jobs.navigation.training import Lesson, best_of
+from jobs.runtime.learner import Metrics
+from jobs.runtime.report import charts
+from jobs.runtime.report.bulk import about, title_of
+from jobs.runtime.report.charts import Series
+from jobs.runtime.report.page import Chart, Figure, Section, Table, page
+from jobs.runtime.run import Run
+
+CURVES = ("success", "return", "length")
+COLUMNS = ("step", "success", "spl", "return", "length", "train_success", "train_return", "entropy")
+
+
+def write_training_page(run: Run, lesson: Lesson, history: Sequence[Metrics]) -> str:
+    """Put report/index.html; returns its URI."""
+    best = best_of(list(history))
+    figures = [Figure(name="Success", value=f"{best['success']:.1%}", note="in unseen rooms")]
+    if "spl" in best:
+        note = "of 1, the shortest path's"
+        figures.append(Figure(name="Path efficiency (SPL)", value=f"{best['spl']:.3f}", note=note))
+    speed = history[-1]["step"] / max(history[-1]["seconds"], 1e-9)
+    figures += [
+        Figure(name="Return", value=f"{best['return']:.3f}", note="in unseen rooms"),
+        Figure(
+            name="Steps", value=f"{history[-1]['step']:,.0f}", note=f"best at {best['step']:,.0f}"
+        ),
+        Figure(name="Speed", value=f"{speed:,.0f}/s", note="steps"),
+    ]
+    rows = [[judged.get(name, "") for name in COLUMNS] for judged in history]
+    sections = [
+        Section(title="What it learnt", charts=[_curve(name, history) for name in CURVES]),
+        Section(
+            title="Judgements",
+            tables=[Table(columns=[name.replace("_", " ") for name in COLUMNS], rows=rows)],
+            folded=True,
+        ),
+        *about(run),
+    ]
+    return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
+
+
+def _curve(name: str, history: Sequence[Metrics]) -> Chart:
+    sides = [
+        ("greedy, in unseen rooms", name, "strong"),
+        ("as it learns", f"train_{name}", "curve"),
+    ]
+    series = []
+    for told, key, kind in sides:
+        there = [judged for judged in history if key in judged]
+        if there:
+            x, y = [judged["step"] for judged in there], [judged[key] for judged in there]
+            series.append(Series(name=told, x=x, y=y, kind=kind))
+    last = history[-1]["step"]
+    lowest = min(min(0.0, *one.y) for one in series)
+    highest = max(max(one.y) for one in series)
+    top = 1.0 if name == "success" else max(highest, 1e-9)
+    svg = charts.lines(series, "steps", name, x_range=(0, last), y_range=(lowest, top), height=300)
+    return Chart(title=name.capitalize(), svg=svg, caption="")

@@ -1,0 +1,71 @@
+"""How an agent's training is run: how fast, how patient."""
+
+from dataclasses import dataclass
+
+from jobs.navigation.algorithm import Placement
+from jobs.runtime.resources import Resources
+
+
+@dataclass(frozen=True, kw_only=True)
+class NavigationResources:
+    """How an agent's training is run: how fast, how patient."""
+
+    env_runners: int = -1
+    """processes that act in worlds; 0: the learner's own does; -1: 0 on up to four CPUs, else all
+    CPUs less one. Sums of floats, and so the run, differ with their number"""
+    cpus_per_env_runner: float = 1.0
+    """CPUs that each reserves"""
+    learners: int = 0
+    """processes that share each batch's gradient; 0: this one learns"""
+    gpus_per_learner: float = 0.0
+    """GPUs of each learner"""
+    num_cpus: int = 0
+    """CPUs of a local Ray; 0: all of this machine"""
+    max_restarts: int = 1_000
+    """times that lost env runners are replaced"""
+    checkpoint_every_s: float = 60.0
+    """work that a kill may cost"""
+    verbose: bool = False
+    """show Ray's own messages and start its dashboard"""
+
+    def __post_init__(self) -> None:
+        if self.env_runners < -1:
+            raise ValueError(f"resources.env_runners {self.env_runners}: must be at least -1")
+        for name in ("learners", "gpus_per_learner", "num_cpus", "max_restarts"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"resources.{name} {getattr(self, name)}: must not be negative")
+        if self.cpus_per_env_runner <= 0 or self.checkpoint_every_s < 0:
+            raise ValueError("resources: cpus_per_env_runner must be above 0, no time negative")
+
+    @property
+    def ray(self) -> Resources:
+        """The part that starting Ray needs."""
+        return Resources(num_cpus=self.num_cpus, verbose=self.verbose)
+
+
+FEW_CPUS = 4
+
+
+def place(resources: NavigationResources, cpus: float, gpus: float) -> Placement:
+    """Where the parts run on so many CPUs and GPUs.
+
+    Raises ValueError, with the numbers, where they do not fit: RLlib would wait for ever.
+    """
+    runners = resources.env_runners
+    if runners < 0:
+        runners = 0 if cpus <= FEW_CPUS else int((cpus - 1) / resources.cpus_per_env_runner)
+    needed = runners * resources.cpus_per_env_runner + resources.learners
+    on_gpus = max(1, resources.learners) * resources.gpus_per_learner
+    if needed > cpus or on_gpus > gpus:
+        raise ValueError(
+            f"resources: {runners} env runners of {resources.cpus_per_env_runner:g} CPU and "
+            f"{resources.learners} learners of {resources.gpus_per_learner:g} GPU do not fit "
+            f"{cpus:g} CPUs and {gpus:g} GPUs"
+        )
+    return Placement(
+        env_runners=runners,
+        cpus_per_env_runner=resources.cpus_per_env_runner,
+        learners=resources.learners,
+        gpus_per_learner=resources.gpus_per_learner,
+        max_restarts=resources.max_restarts,
+    )

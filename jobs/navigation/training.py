@@ -1,0 +1,295 @@
+"""Learning by rollouts: RLlib's algorithm driven to the end, judged, kept, and gone on with.
+
+What it leaves in the run directory, each file put whole:
+
+checkpoints/{last,best}.safetensors           the policy and its card, at each judgement
+checkpoints/{last,best}.encoder.safetensors   its encoder: an ordinary network of pictures
+checkpoints/state.pt                          what the next attempt goes on from
+metrics.jsonl                                 a line per judgement
+"""
+
+import io
+import json
+import logging
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from ray.rllib.algorithms.ppo import PPO
+
+from jobs.navigation.algorithm import (
+    Placement,
+    PolicyGradientConfig,
+    RolloutConfig,
+    make_algorithm,
+)
+from jobs.navigation.env import FIRST_SEED, WorldConfig
+from jobs.navigation.module import build_of
+from jobs.navigation.playing import Episode, play, policy_mind
+from jobs.runtime.checkpoints import LAST, METRICS, STATE
+from jobs.runtime.learner import Metrics
+from jobs.runtime.progress import Progress, clock
+from jobs.runtime.run import Run
+from vision_ops.card import Card
+from vision_ops.checkpoint import save_checkpoint
+from vision_ops.metrics.navigation import path_efficiency
+from vision_ops.models import build, head_of
+from vision_ops.models.policy import Policy, split_policy
+
+logger = logging.getLogger(__name__)
+
+MODULE = "default_policy"
+"""RLlib's name of the one module"""
+LEARNT = ("policy_loss", "vf_loss", "entropy", "vf_explained_var")
+"""of RLlib's learner, told of each judgement"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is learnt, in which world, by what."""
+
+    world: WorldConfig
+    card: Card
+    learn: PolicyGradientConfig
+    rollout: RolloutConfig
+    placement: Placement
+    start: Mapping[str, torch.Tensor]
+    """first weights of the policy; empty: fresh ones"""
+    frozen: bool
+    """the encoder stays as it is"""
+    checkpoint_every_s: float
+
+
+def learn(run: Run, lesson: Lesson) -> list[Metrics]:
+    """Learn to the end, from where the last attempt stood; a line per judgement. Ray is up."""
+    pupil = Pupil(run, lesson)
+    try:
+        pupil.go_on()
+    finally:
+        pupil.algorithm.stop()
+    return pupil.history
+
+
+class Pupil:
+    """One attempt at learning."""
+
+    def __init__(self, run: Run, lesson: Lesson) -> None:
+        self.run, self.lesson = run, lesson
+        kept = load_state(run)
+        self.history: list[Metrics] = kept.get("history", [])
+        self.begun_at: int = kept.get("step", 0)
+        self.seconds: float = kept.get("seconds", 0.0)
+        self.step = self.begun_at
+        self.told: Metrics = {}
+        learn = rest_of(lesson.learn, self.begun_at / lesson.rollout.steps)
+        left = replace(lesson.rollout, steps=max(1, lesson.rollout.steps - self.begun_at))
+        self.algorithm: PPO = make_algorithm(
+            lesson.world, lesson.card, learn, left, lesson.placement, frozen=lesson.frozen
+        )
+        if kept:
+            set_learner(self.algorithm, as_arrays(kept["learner"]))
+        elif lesson.start:
+            weights = {f"policy.{name}": value.numpy() for name, value in lesson.start.items()}
+            set_learner(self.algorithm, {"rl_module": {MODULE: weights}})
+        run.lap("building")
+
+    def go_on(self) -> None:
+        """Learn until the steps are done or the target is reached."""
+        rollout = self.lesson.rollout
+        self.since = self.kept = time.monotonic()
+        with Progress(rollout.steps, 0, self._line) as progress:
+            progress.rows = self.step
+            progress.history = [(progress.start, progress.share)]
+            while self.step < rollout.steps and not self.is_enough:
+                result = self.algorithm.train()
+                before = self.step
+                self.step = self.begun_at + int(result["num_env_steps_sampled_lifetime"])
+                self.told = told_of(result)
+                progress.add(min(self.step, rollout.steps) - before, 0, 0)
+                every, last = rollout.evaluate_every, self.step >= rollout.steps
+                if self.step // every > before // every or last:
+                    self._judge()
+                if time.monotonic() - self.kept > self.lesson.checkpoint_every_s:
+                    self._keep()
+        self.run.lap("learning")
+
+    @property
+    def is_enough(self) -> bool:
+        """Whether the last two judgements reached the target."""
+        target = self.lesson.rollout.target_success
+        return len(self.history) > 1 and all(m["success"] >= target for m in self.history[-2:])
+
+    def _judge(self) -> None:
+        """Play episodes kept from learning; put checkpoints, metrics and state."""
+        rollout = self.lesson.rollout
+        policy = policy_of(self.algorithm, self.lesson.card)
+        seeds = range(
+            FIRST_SEED["validation"], FIRST_SEED["validation"] + rollout.evaluate_episodes
+        )
+        played = play(policy_mind(policy, self.lesson.card), self.lesson.world, seeds, greedy=True)
+        self._count()
+        judged = {"step": self.step, **judgement(played), **self.told, "seconds": self.seconds}
+        self.history.append(judged)
+        files = checkpoint_files(policy, self.lesson.card)
+        is_best = best_of(self.history) is judged
+        for name, data in files.items():
+            self.run.put(f"checkpoints/{name}", data)
+            if is_best:
+                self.run.put(f"checkpoints/{name.replace('last', 'best', 1)}", data)
+        self._keep()
+        lines = [json.dumps(line) + "\n" for line in self.history]
+        self.run.put(METRICS, "".join(lines).encode())
+        logger.info("%s", describe(judged, rollout.steps))
+
+    def _keep(self) -> None:
+        self._count()
+        learner = self.algorithm.learner_group.get_state(components=["learner"])["learner"]
+        state = {name: as_tensors(learner[name]) for name in ("rl_module", "optimizer")}
+        data = io.BytesIO()
+        kept = {"learner": state, "history": self.history}
+        torch.save({**kept, "step": self.step, "seconds": self.seconds}, data)
+        self.run.put(STATE, data.getvalue())
+        self.kept = time.monotonic()
+
+    def _count(self) -> None:
+        now = time.monotonic()
+        self.seconds, self.since = self.seconds + now - self.since, now
+
+    def _line(self, progress: Progress) -> str:
+        parts = [f"{progress.share:4.0%}", f"{self.step:,}/{progress.total_rows:,} steps"]
+        parts += [
+            f"{name.removeprefix('train_')} {self.told[name]:.2f}"
+            for name in ("train_return", "train_success")
+            if name in self.told
+        ]
+        if self.history:
+            parts.append(f"unseen rooms: success {self.history[-1]['success']:.0%}")
+        steps_per_s = progress.speed * progress.total_rows
+        return "  ".join(
+            [*parts, f"{steps_per_s:,.0f} steps/s", f"{clock(progress.seconds_left)} left"]
+        )
+
+
+def told_of(result: Mapping[str, Any]) -> Metrics:
+    """What RLlib tells of a batch: of the last episodes, and of the learner."""
+    names = {"episode_return_mean": "return", "success": "success", "episode_len_mean": "length"}
+    runners, learner = result["env_runners"], result["learners"].get(MODULE, {})
+    told = {f"train_{ours}": runners.get(theirs) for theirs, ours in names.items()}
+    told |= {name: learner.get(name) for name in LEARNT}
+    return {n: float(value) for n, value in told.items() if value is not None and value == value}
+
+
+def judgement(played: list[Episode]) -> Metrics:
+    """What episodes are worth: shares and means over them; SPL where shortest paths are known."""
+    success = np.array([each.success for each in played])
+    shortest = np.array([each.shortest for each in played])
+    taken = np.array([each.length for each in played])
+    known = {"spl": path_efficiency(success, shortest, taken)} if (shortest > 0).all() else {}
+    return {
+        "success": float(success.mean()),
+        "return": float(np.mean([each.total for each in played])),
+        "length": float(taken.mean()),
+        **known,
+    }
+
+
+def best_of(history: list[Metrics]) -> Metrics:
+    """The judgement of the most success, of equals the one of the highest return, the latest."""
+    return max(reversed(history), key=lambda judged: (judged["success"], judged["return"]))
+
+
+def describe(judged: Metrics, steps: int) -> str:
+    """A judgement in a line."""
+    shown = [
+        f"{name} {judged[name]:.3f}" for name in ("success", "spl", "return") if name in judged
+    ]
+    return f"{judged['step']:,}/{steps:,} steps: {', '.join(shown)} on unseen rooms"
+
+
+def rest_of(learn: PolicyGradientConfig, done: float) -> PolicyGradientConfig:
+    """The schedules from where they stand when this part of the steps, 0..1, is done."""
+    share = min(done, 1.0)
+    rate = learn.learning_rate + share * (learn.last_learning_rate - learn.learning_rate)
+    entropy = learn.entropy + share * (learn.last_entropy - learn.entropy)
+    return replace(learn, learning_rate=rate, entropy=entropy)
+
+
+def policy_of(algorithm: PPO, card: Card) -> Policy:
+    """A copy of the policy as it stands at the learner."""
+    state = algorithm.learner_group.get_state(components=["learner"])["learner"]
+    weights = as_tensors(state["rl_module"][MODULE])
+    policy = build_of(card)
+    policy.load_state_dict({name.removeprefix("policy."): t for name, t in weights.items()})
+    return policy.eval()
+
+
+def checkpoint_files(policy: Policy, card: Card) -> dict[str, bytes]:
+    """What is put of a policy, by name: itself and its encoder."""
+    last = Path(LAST).name
+    with tempfile.TemporaryDirectory() as folder:
+        save_checkpoint(Path(folder) / last, policy, card)
+        network, encoder_card = encoder_of(policy, card)
+        name = last.replace(".safetensors", ".encoder.safetensors")
+        save_checkpoint(Path(folder) / name, network, encoder_card)
+        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+
+
+def encoder_of(policy: Policy, card: Card) -> tuple[torch.nn.Module, Card]:
+    """The encoder as a network of pictures like any other, its classes the actions.
+
+    Where the policy is a function of one picture alone, so is this network: it names the action
+    that the policy would take. Else its head is all zeros: it embeds, and names nothing.
+    """
+    name, num_frames = split_policy(card.network)
+    network = build(name, card.num_outputs, card.activation)
+    head = head_of(network)
+    place = next(key for key, module in network.named_modules() if module is head)
+    state = {key: t for key, t in policy.encoder.state_dict().items()}
+    whole = num_frames == 1 and not policy.memory_size
+    for part, tensor in head.state_dict().items():
+        source = getattr(policy.policy, part)
+        state[f"{place}.{part}"] = source.reshape(tensor.shape) if whole else tensor.zero_()
+    network.load_state_dict(state)
+    return network.eval(), replace(card, network=name, source=f"encoder: {card.source}")
+
+
+def set_learner(algorithm: PPO, state: Mapping[str, Any]) -> None:
+    """Put the learner, and the env runners' weights with it, where a state was taken."""
+    algorithm.learner_group.set_state({"learner": dict(state)})
+    algorithm.env_runner_group.sync_weights(  # pyright: ignore[reportOptionalMemberAccess]
+        from_worker_or_learner_group=algorithm.learner_group
+    )
+
+
+def load_state(run: Run) -> dict[str, Any]:
+    """What an earlier attempt kept; empty before it did."""
+    try:
+        data = run.storage.read(run.path(STATE))
+    except FileNotFoundError:
+        return {}
+    return torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+
+
+def as_tensors(value: Any) -> Any:
+    """Arrays of a nested state as tensors: what `torch.load` reads without unpickling code."""
+    return _each(value, np.ndarray | np.generic, lambda array: torch.from_numpy(np.array(array)))
+
+
+def as_arrays(value: Any) -> Any:
+    """The reverse."""
+    return _each(value, torch.Tensor, lambda tensor: tensor.numpy())
+
+
+def _each(value: Any, kind: Any, change: Callable[[Any], Any]) -> Any:
+    if isinstance(value, kind):
+        return change(value)
+    if isinstance(value, Mapping):
+        return {name: _each(inner, kind, change) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_each(inner, kind, change) for inner in value]
+    return value

@@ -1,0 +1,214 @@
+"""Train an agent that sees pictures and finds its way, by policy gradients, on Ray's RLlib.
+
+    python -m jobs.train_navigation                         # rooms of our own, seen from above
+    python -m jobs.train_navigation door_key                # a preset: DoorKey-5x5 of MiniGrid
+    python -m jobs.train_navigation --world.name FourRooms --training.steps 1000000
+
+learns   in rooms drawn from seeds; what it is judged by, and tested on, are rooms of other seeds
+
+writes   checkpoints/best.safetensors           policy and value, with their card; of the judgement
+                                                with the most success
+         checkpoints/last.safetensors           of the last one
+         checkpoints/{best,last}.encoder.safetensors   the encoder: an ordinary network of pictures,
+                                                whose classes are the actions
+         metrics.jsonl                          a line per judgement on unseen rooms: step, success,
+                                                return, length, spl; of learning (train_): the same;
+                                                policy_loss, vf_loss, entropy
+         report/index.html                      curves, a film
+
+The same command goes on from the last checkpoint.
+"""
+
+import hashlib
+import logging
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+
+import ray
+
+from jobs.navigation.agent import AgentConfig, begin
+from jobs.navigation.algorithm import PolicyGradientConfig, RolloutConfig
+from jobs.navigation.env import WorldConfig, interface_of, make_world
+from jobs.navigation.layouts import RoomsConfig
+from jobs.navigation.pages import write_training_page
+from jobs.navigation.resources import NavigationResources, place
+from jobs.navigation.training import Lesson, best_of, describe, learn
+from jobs.pictures.presets import parse_preset
+from jobs.runtime.checkpoints import BEST, read_metrics
+from jobs.runtime.command import run_command
+from jobs.runtime.ray_start import start_ray
+from jobs.runtime.run import Run
+from jobs.runtime.storage import Storage, StorageConfig
+from vision_ops.card import Card
+from vision_ops.weights import Resolved, resolve
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Train an agent that finds its way by what it sees."""
+
+    world: WorldConfig = field(default_factory=WorldConfig)
+    """where it acts, and what it sees of it"""
+    agent: AgentConfig = field(default_factory=AgentConfig)
+    """what it sees with, and whether it remembers"""
+    learn: PolicyGradientConfig = field(default_factory=PolicyGradientConfig)
+    """by which policy gradient"""
+    training: RolloutConfig = field(default_factory=RolloutConfig)
+    """how much, from how much at once, and on what it is judged"""
+    resources: NavigationResources = field(default_factory=NavigationResources)
+    """how it is run: how fast, how patient"""
+    storage: StorageConfig = field(default_factory=StorageConfig)
+    """how S3 is reached"""
+    accept_licence: bool = False
+    """start from weights whose licence forbids commercial use"""
+    dry_run: bool = False
+    """say what would be done, and do nothing"""
+    out: str = "runs/train_navigation"
+    """run directory, local path or s3:// URI"""
+
+
+def rooms() -> Config:
+    """One room with boxes in the way, seen from above: three minutes on two cores."""
+    return Config()
+
+
+def four_rooms() -> Config:
+    """Four rooms, seen from above as far as a lamp shines: what was seen must be remembered."""
+    return Config(
+        world=WorldConfig(rooms=RoomsConfig(size=13, num_rooms=4)),
+        agent=AgentConfig(memory="gru"),
+        training=RolloutConfig(steps=1_000_000),
+        out="runs/train_four_rooms",
+    )
+
+
+def door_key() -> Config:
+    """MiniGrid's DoorKey-5x5: fetch the key, open the door, walk to the goal."""
+    return Config(
+        world=WorldConfig(name="DoorKey-5x5"),
+        training=RolloutConfig(steps=150_000),
+        out="runs/train_door_key",
+    )
+
+
+def rooms_from_the_eye() -> Config:
+    """One room with boxes, as it looks from where the agent stands."""
+    return Config(
+        world=WorldConfig(rooms=RoomsConfig(view="eye")),
+        training=RolloutConfig(steps=500_000),
+        out="runs/train_rooms_from_the_eye",
+    )
+
+
+PRESETS: dict[str, Callable[[], Config]] = {
+    "rooms": rooms,
+    "four_rooms": four_rooms,
+    "door_key": door_key,
+    "rooms_from_the_eye": rooms_from_the_eye,
+}
+
+
+def main(config: Config) -> Run:
+    """Train, or go on training, and return the finished run."""
+    storage = Storage(config.storage)
+    start = None
+    if name := config.agent.weights:
+        start = resolve(name, storage.fetch, accept_licence=config.accept_licence)
+    env = make_world(config.world)
+    interface = interface_of(env)
+    env.close()
+    card, first = begin(config.agent, config.world, interface, start)
+    opened = Run.open(
+        config.out,
+        job="train_navigation",
+        config=config,
+        identity=identity(config, start),
+        storage=storage,
+    )
+    with opened as run:
+        if config.dry_run:
+            sys.stdout.write(describe_plan(run, config, card))
+            return run
+        if run.manifest.get("status") == "done":
+            best = best_of(read_metrics(run.uri, storage))
+            told = describe(best, config.training.steps)
+            logger.info("%s: already trained: %s", run.path(BEST), told)
+            return run
+        start_ray(config.resources.ray)
+        have = ray.cluster_resources()
+        placement = place(config.resources, have.get("CPU", 0.0), have.get("GPU", 0.0))
+        run.note(status="running", weights=about(card))
+        run.lap("start")
+        lesson = Lesson(
+            world=config.world,
+            card=card,
+            learn=config.learn,
+            rollout=config.training,
+            placement=placement,
+            start=first,
+            frozen=config.agent.frozen,
+            checkpoint_every_s=config.resources.checkpoint_every_s,
+        )
+        finish(run, lesson, learn(run, lesson))
+    return run
+
+
+def identity(config: Config, start: Resolved | None) -> dict[str, object]:
+    """What can change a result: the run's fingerprint covers it."""
+    agent = replace(config.agent, weights=start.sha256 if start else "")
+    return {
+        "world": config.world,
+        "agent": agent,
+        "learn": config.learn,
+        "training": config.training,
+    }
+
+
+def about(card: Card) -> dict[str, object]:
+    """What the manifest says of the policy."""
+    return {"network": card.network, "classes": card.classes, "preprocess": card.preprocess}
+
+
+def finish(run: Run, lesson: Lesson, history: list[dict[str, float]]) -> None:
+    """Say what came out, in the manifest and to the person."""
+    best = best_of(history)
+    report = write_training_page(run, lesson, history)
+    run.lap("report")
+    weights = run.storage.read(run.path(BEST))
+    run.finish(
+        weights={
+            **about(lesson.card),
+            "path": BEST,
+            "sha256": hashlib.sha256(weights).hexdigest(),
+        },
+        metrics=best,
+        report=report,
+    )
+    logger.info("%s: %s", run.path(BEST), describe(best, lesson.rollout.steps))
+
+
+def describe_plan(run: Run, config: Config, card: Card) -> str:
+    """What would be trained. Starts no Ray, writes nothing."""
+    _, height, width, _ = interface_of(make_world(config.world)).shape
+    lines = {
+        "run directory": f"{run.uri} ({run.manifest.get('status', 'not begun')})",
+        "world": f"{config.world.name}, {config.world.frames} x {height} x {width} pixels",
+        "actions": ", ".join(card.classes),
+        "policy": card.network,
+        "algorithm": config.learn.algorithm,
+        "steps": f"{config.training.steps:,} in batches of {config.training.batch_steps:,}",
+    }
+    width = max(map(len, lines))
+    return "".join(f"{name:<{width}}  {value}\n" for name, value in lines.items())
+
+
+def parse(arguments: list[str]) -> Config:
+    """A preset's name, where there is one, and options that change its values."""
+    return parse_preset(arguments, PRESETS, prog="python -m jobs.train_navigation", text=__doc__)
+
+
+if __name__ == "__main__":
+    run_command(lambda arguments: main(parse(arguments)), sys.argv[1:])
