@@ -6,7 +6,7 @@ from typing import Literal
 import torch
 
 from jobs.navigation.env import Interface, WorldConfig
-from vision_ops.card import POLICY, POLICY_GRU, Card, check_names
+from vision_ops.card import POLICY, POLICY_GRU, Card, check_names, check_size
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.models import build, embedding_size, without_head
 from vision_ops.models.policy import Policy, split_policy
@@ -58,13 +58,15 @@ def begin(
     _, height, width, _ = interface.shape
     family = POLICY_GRU if agent.memory == "gru" else POLICY
     policy = f"{family}{network}/{world.frames}"
+    preprocess = replace(preprocess, height_px=height, width_px=width, resize_px=0)
     try:
+        check_size(network, preprocess)
         with torch.random.fork_rng(devices=[]):
             size = embedding_size(build(network, 1), (3, height, width))
         card = Card(
             network=policy,
             classes=interface.actions,
-            preprocess=replace(preprocess, height_px=height, width_px=width, resize_px=0),
+            preprocess=preprocess,
             licence=start.card.licence if start else "unknown",
             source=f"trained in {world.name}",
             parent=start.sha256 if start else "",

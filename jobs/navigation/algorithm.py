@@ -13,6 +13,8 @@ from jobs.navigation.learners import ReinforceLearner
 from jobs.navigation.module import ModuleConfig, module_spec
 from vision_ops.card import Card
 
+REGISTERED = "rllib-single-agent-env-v0"
+"""Gymnasium's name of what RLlib's env runners make"""
 WINDOW = 100
 """episodes of a mean that is told while learning"""
 
@@ -25,9 +27,9 @@ class PolicyGradientConfig:
     """ppo: proximal policy optimisation with a clipped objective (Schulman et al. 2017, eq. 7);
     reinforce: plain policy gradient with the value as baseline (Williams 1992), which takes each
     batch once and as a whole"""
-    learning_rate: float = 5e-4
+    learning_rate: float = 1e-3
     """of Adam, at the start"""
-    last_learning_rate: float = 5e-5
+    last_learning_rate: float = 1e-4
     """at the last step; linear between"""
     discount: float = 0.99
     """gamma: what a reward a step later is worth"""
@@ -38,7 +40,7 @@ class PolicyGradientConfig:
     """epsilon of PPO: an action's probability gains nothing by changing by more than this part"""
     entropy: float = 0.01
     """weight of the policy's entropy, which keeps it trying, at the start"""
-    last_entropy: float = 0.01
+    last_entropy: float = 0.002
     """at the last step; linear between"""
     value_weight: float = 0.5
     """of the value's squared error beside the policy's loss"""
@@ -61,7 +63,7 @@ class PolicyGradientConfig:
 class RolloutConfig:
     """How much is learnt, from how much at once, and on what it is judged."""
 
-    steps: int = 250_000
+    steps: int = 120_000
     """actions that the agent takes while learning, over all worlds together"""
     batch_steps: int = 2_048
     """steps between two updates of the policy"""
@@ -96,13 +98,16 @@ class RolloutConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Placement:
-    """Where an algorithm's parts run; see `jobs.train_navigation`."""
+    """Where an algorithm's parts run: all in this process, if nothing else is said."""
 
-    env_runners: int
-    cpus_per_env_runner: float
-    learners: int
-    gpus_per_learner: float
-    max_restarts: int
+    env_runners: int = 0
+    """processes that act in worlds; 0: this one does"""
+    cpus_per_env_runner: float = 1.0
+    learners: int = 0
+    """processes that share each batch's gradient; 0: this one learns"""
+    gpus_per_learner: float = 0.0
+    max_restarts: int = 0
+    """times that lost env runners are replaced"""
 
 
 class Tell(RLlibCallback):
@@ -125,6 +130,9 @@ def make_algorithm(
 ) -> PPO:
     """RLlib's algorithm for an agent of this card in this world; Ray is up."""
     register_env("argus_world", _make_env)
+    gymnasium.registry.pop(
+        REGISTERED, None
+    )  # a second algorithm of a process would be warned of it
     reinforce = learn.algorithm == "reinforce"
     spec = module_spec(ModuleConfig(card=card, frozen=frozen))
     config = (

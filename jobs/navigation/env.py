@@ -7,7 +7,7 @@ number in common, so that no room is ever learnt in and judged by.
 
 import importlib
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
 import gymnasium
@@ -124,6 +124,11 @@ def make_world(config: WorldConfig) -> gymnasium.Env:
     if config.max_steps:
         env = gymnasium.wrappers.TimeLimit(env, config.max_steps)
     return FrameStackObservation(Episodes(env), config.frames, padding_type="reset")
+
+
+def unshaped(config: WorldConfig) -> WorldConfig:
+    """The same world without rewards that are there to learn by: what an agent is judged in."""
+    return replace(config, rooms=replace(config.rooms, shaping=0.0))
 
 
 def interface_of(env: gymnasium.Env) -> Interface:

@@ -62,7 +62,8 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
     def _decide(self, batch: dict[str, Any]) -> Decision:
         seen: Tensor = batch[Columns.OBS]
         if not self.policy.memory_size:
-            decision = decide(self.policy, self.card, seen[:, None], seen.new_zeros(len(seen), 0))
+            nothing = torch.zeros(len(seen), 0, device=seen.device)
+            decision = decide(self.policy, self.card, seen[:, None], nothing)
             return Decision(decision.logits[:, 0], decision.value[:, 0], decision.memory)
         return decide(self.policy, self.card, seen, batch[Columns.STATE_IN]["memory"])
 

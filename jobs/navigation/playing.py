@@ -7,7 +7,7 @@ import gymnasium
 import numpy as np
 import torch
 
-from jobs.navigation.env import WorldConfig, make_world
+from jobs.navigation.env import WorldConfig, make_world, unshaped
 from jobs.navigation.module import decide
 from jobs.navigation.shortest import shortest_actions
 from vision_ops.card import Card
@@ -98,10 +98,10 @@ def choose(chances: np.ndarray, random: np.random.Generator, *, greedy: bool) ->
 
 
 class Table:
-    """A world and the episode that goes on in it."""
+    """A world, its rewards without shaping, and the episode that goes on in it."""
 
     def __init__(self, world: WorldConfig, memory_size: int) -> None:
-        self.env: gymnasium.Env = make_world(world)
+        self.env: gymnasium.Env = make_world(unshaped(world))
         self.memory_size = memory_size
 
     def begin(self, waiting: Iterator[int], seeds: Sequence[int]) -> bool:

@@ -106,7 +106,7 @@ class Pupil:
             progress.rows = self.step
             progress.history = [(progress.start, progress.share)]
             while self.step < rollout.steps and not self.is_enough:
-                result = self.algorithm.train()
+                result = self._train()
                 before = self.step
                 self.step = self.begun_at + int(result["num_env_steps_sampled_lifetime"])
                 self.told = told_of(result)
@@ -117,6 +117,14 @@ class Pupil:
                 if time.monotonic() - self.kept > self.lesson.checkpoint_every_s:
                     self._keep()
         self.run.lap("learning")
+
+    def _train(self) -> dict[str, Any]:
+        try:
+            return self.algorithm.train()
+        except RuntimeError as failure:
+            if failure.args or failure.__cause__ is None:
+                raise
+            raise failure.__cause__ from None  # what a world raised: RLlib's own says nothing
 
     @property
     def is_enough(self) -> bool:
@@ -149,7 +157,7 @@ class Pupil:
     def _keep(self) -> None:
         self._count()
         learner = self.algorithm.learner_group.get_state(components=["learner"])["learner"]
-        state = {name: as_tensors(learner[name]) for name in ("rl_module", "optimizer")}
+        state = {"rl_module": weights_of(learner), "optimizer": as_tensors(learner["optimizer"])}
         data = io.BytesIO()
         kept = {"learner": state, "history": self.history}
         torch.save({**kept, "step": self.step, "seconds": self.seconds}, data)
@@ -222,10 +230,18 @@ def rest_of(learn: PolicyGradientConfig, done: float) -> PolicyGradientConfig:
 def policy_of(algorithm: PPO, card: Card) -> Policy:
     """A copy of the policy as it stands at the learner."""
     state = algorithm.learner_group.get_state(components=["learner"])["learner"]
-    weights = as_tensors(state["rl_module"][MODULE])
     policy = build_of(card)
+    weights = weights_of(state)[MODULE]
     policy.load_state_dict({name.removeprefix("policy."): t for name, t in weights.items()})
     return policy.eval()
+
+
+def weights_of(state: Mapping[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
+    """Of each module of a learner's state; RLlib has made numbers of tensors of no axis."""
+    return {
+        name: {key: torch.as_tensor(np.asarray(value)) for key, value in weights.items()}
+        for name, weights in state["rl_module"].items()
+    }
 
 
 def checkpoint_files(policy: Policy, card: Card) -> dict[str, bytes]:

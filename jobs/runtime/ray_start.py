@@ -41,7 +41,7 @@ def start_ray(resources: Resources) -> None:
         for name, value in QUIET.items():
             os.environ.setdefault(name, value)
         options["logging_level"] = logging.WARNING
-        for name in ("ray.data", "ray.train", "ray.tune"):
+        for name in ("ray.data", "ray.train", "ray.tune", "ray.rllib", "ray._common.deprecation"):
             logging.getLogger(name).setLevel(logging.ERROR)
     if joins_cluster():
         options["runtime_env"] = _packages()

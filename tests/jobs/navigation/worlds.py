@@ -1,0 +1,66 @@
+"""Worlds that tests name as `module:function`."""
+
+from typing import Any
+
+import gymnasium
+import numpy as np
+from gymnasium.spaces import Box, Discrete
+
+
+class Corridor(gymnasium.Env[np.ndarray, int]):
+    """Five cells in a row, of which the agent sees its own as a lit square; at the end it is over.
+
+    The observation counts: its top left pixel is the number of steps.
+    """
+
+    observation_space = Box(0, 255, (36, 40, 3), np.uint8)
+    action_space = Discrete(2)
+
+    def get_action_meanings(self) -> list[str]:
+        return ["STAY", "GO"]
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.place = self.steps = 0
+        return self._seen(), {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        self.place += int(action)
+        return self._seen(), float(self.place == 4), self.place == 4, self.steps == 30, {}
+
+    def _seen(self) -> np.ndarray:
+        picture = np.zeros((36, 40, 3), np.uint8)
+        picture[:, 8 * self.place : 8 * self.place + 8] = 200
+        picture[0, 0] = self.steps
+        return picture
+
+
+class Outage(Corridor):
+    """A corridor that breaks off once, after so many steps of all of them together."""
+
+    steps_left = 0
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        Outage.steps_left -= 1
+        if Outage.steps_left == 0:
+            raise ConnectionError("the world is gone")
+        return super().step(action)
+
+
+def outage() -> gymnasium.Env:
+    return Outage()
+
+
+def corridor() -> gymnasium.Env:
+    return Corridor()
+
+
+def pole() -> gymnasium.Env:
+    return gymnasium.make("CartPole-v1")
+
+
+def nothing() -> None:
+    return None
