@@ -1,7 +1,7 @@
 """How an agent learns, in our words; and the one place that says it in RLlib's."""
 
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import gymnasium
 from ray.rllib.algorithms.ppo import PPO, PPOConfig
@@ -113,7 +113,7 @@ class Placement:
 class Tell(RLlibCallback):
     """Notes of every episode whether it reached what the world is about."""
 
-    def on_episode_end(self, *, episode: Any, metrics_logger: Any, **_: Any) -> None:
+    def on_episode_end(self, *, episode: Any, metrics_logger: Any = None, **kwargs: Any) -> None:
         """Called by an env runner."""
         reached = episode.get_infos(-1).get("success", False)
         metrics_logger.log_value("success", float(reached), reduce="mean", window=WINDOW)
@@ -140,7 +140,7 @@ def make_algorithm(
         .environment("argus_world", env_config={"world": world}, disable_env_checking=True)
         .env_runners(
             num_env_runners=placement.env_runners,
-            num_cpus_per_env_runner=placement.cpus_per_env_runner,
+            num_cpus_per_env_runner=placement.cpus_per_env_runner,  # pyright: ignore[reportArgumentType]
             num_envs_per_env_runner=rollout.worlds,
             sample_timeout_s=600.0,
         )
@@ -157,7 +157,7 @@ def make_algorithm(
             use_kl_loss=False,
             vf_loss_coeff=learn.value_weight,
             vf_clip_param=float("inf"),
-            entropy_coeff=[[0, learn.entropy], [rollout.steps, learn.last_entropy]],
+            entropy_coeff=cast(Any, [[0, learn.entropy], [rollout.steps, learn.last_entropy]]),
             grad_clip=learn.clip_norm or None,
             grad_clip_by="global_norm",
             train_batch_size_per_learner=rollout.batch_steps // max(1, placement.learners),
@@ -172,7 +172,7 @@ def make_algorithm(
         )
         .reporting(metrics_num_episodes_for_smoothing=WINDOW)
     )
-    return config.build_algo()
+    return cast(PPO, config.build_algo())
 
 
 def _make_env(context: Any) -> gymnasium.Env:

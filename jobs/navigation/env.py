@@ -94,7 +94,7 @@ class Episodes(gymnasium.Wrapper):
         """See the class."""
         observation, reward, terminated, truncated, info = self.env.step(action)
         if terminated or truncated:
-            reached = info.get("success", info.get("is_success", terminated and reward > 0))
+            reached = info.get("success", info.get("is_success", terminated and float(reward) > 0))
             info = {**info, "success": bool(reached)}
         return observation, reward, terminated, truncated, info
 

@@ -31,9 +31,11 @@ class ReinforceLearner(PPOTorchLearner):
         self, *, module_id: str, config: PPOConfig, batch: dict[str, Any], fwd_out: dict[str, Any]
     ) -> Tensor:
         """The loss of a batch, with what is reported of it."""
-        module = self.module[module_id].unwrapped()
+        module: Any = self.module[module_id].unwrapped()
         counts = batch.get(Columns.LOSS_MASK, ...)
-        policy = module.get_train_action_dist_cls().from_logits(fwd_out[Columns.ACTION_DIST_INPUTS])
+        policy: Any = module.get_train_action_dist_cls().from_logits(
+            fwd_out[Columns.ACTION_DIST_INPUTS]
+        )
         log_probabilities = policy.logp(batch[Columns.ACTIONS])[counts]
         advantages = batch[Postprocessing.ADVANTAGES][counts]
         values = module.compute_values(batch, embeddings=fwd_out[Columns.EMBEDDINGS])[counts]
@@ -42,5 +44,5 @@ class ReinforceLearner(PPOTorchLearner):
         entropy = policy.entropy()[counts].mean()
         told = {POLICY_LOSS_KEY: policy_loss, VF_LOSS_KEY: value_loss, ENTROPY_KEY: entropy}
         self.metrics.log_dict(told, key=module_id, window=1)
-        bonus = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
+        bonus: Any = self.entropy_coeff_schedulers_per_module[module_id].get_current_value()
         return policy_loss + config.vf_loss_coeff * value_loss - bonus * entropy

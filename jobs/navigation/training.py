@@ -156,7 +156,7 @@ class Pupil:
 
     def _keep(self) -> None:
         self._count()
-        learner = self.algorithm.learner_group.get_state(components=["learner"])["learner"]
+        learner = learner_state(self.algorithm)
         state = {"rl_module": weights_of(learner), "optimizer": as_tensors(learner["optimizer"])}
         data = io.BytesIO()
         kept = {"learner": state, "history": self.history}
@@ -229,11 +229,16 @@ def rest_of(learn: PolicyGradientConfig, done: float) -> PolicyGradientConfig:
 
 def policy_of(algorithm: PPO, card: Card) -> Policy:
     """A copy of the policy as it stands at the learner."""
-    state = algorithm.learner_group.get_state(components=["learner"])["learner"]
     policy = build_of(card)
-    weights = weights_of(state)[MODULE]
+    weights = weights_of(learner_state(algorithm))[MODULE]
     policy.load_state_dict({name.removeprefix("policy."): t for name, t in weights.items()})
     return policy.eval()
+
+
+def learner_state(algorithm: PPO) -> dict[str, Any]:
+    """Of the first learner: `rl_module` and `optimizer`, arrays and numbers."""
+    assert algorithm.learner_group is not None, "a stopped algorithm"
+    return algorithm.learner_group.get_state(components=["learner"])["learner"]
 
 
 def weights_of(state: Mapping[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
@@ -276,10 +281,11 @@ def encoder_of(policy: Policy, card: Card) -> tuple[torch.nn.Module, Card]:
 
 def set_learner(algorithm: PPO, state: Mapping[str, Any]) -> None:
     """Put the learner, and the env runners' weights with it, where a state was taken."""
-    algorithm.learner_group.set_state({"learner": dict(state)})
-    algorithm.env_runner_group.sync_weights(  # pyright: ignore[reportOptionalMemberAccess]
-        from_worker_or_learner_group=algorithm.learner_group
-    )
+    group, runners = algorithm.learner_group, algorithm.env_runner_group
+    assert group is not None, "a stopped algorithm"
+    assert runners is not None, "a stopped algorithm"
+    group.set_state({"learner": dict(state)})
+    runners.sync_weights(from_worker_or_learner_group=group)
 
 
 def load_state(run: Run) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def test_the_actions_that_matter_are_the_worlds_own_numbers():
     before = world.agent_dir
     env.step(interface_of(env).actions.index("right"))
     assert world.agent_dir == (before + 1) % 4
-    key = next((o for o in world.grid.grid if o is not None and o.type == "key"), None)
+    key = next(o for o in world.grid.grid if o is not None and o.type == "key")
     world.agent_pos = np.array(key.cur_pos) - np.array([1, 0])  # left of it, if that is free
     world.agent_dir = 0
     env.step(interface_of(env).actions.index("pickup"))
@@ -90,6 +90,7 @@ def test_the_last_frames_are_seen_the_newest_last():
 def test_an_episode_says_whether_it_reached_its_end(action: int, success: bool, length: int):
     env = make_world(WorldConfig(name=CORRIDOR))
     env.reset(seed=0)
+    info: dict[str, Any] = {}
     for step in range(1, length + 1):
         *_, terminated, truncated, info = env.step(action)
         assert (terminated or truncated) == (step == length)
@@ -128,7 +129,7 @@ def test_worlds_that_are_none_are_refused(name: str, told: str):
         ({"max_steps": -1}, "max_steps -1"),
     ],
 )
-def test_impossible_values_are_refused(fields: dict[str, int], told: str):
+def test_impossible_values_are_refused(fields: dict[str, Any], told: str):
     with pytest.raises(ValueError, match=told):
         WorldConfig(**fields)
 
@@ -141,7 +142,7 @@ def test_the_shortest_way_through_an_empty_room_on_paper():
 
 def tried_out(env: gymnasium.Env, seed: int, actions: int) -> int:
     """Fewest actions to a reward, by playing every sequence, those that lead nowhere new apart."""
-    queue, known = deque([()]), set()
+    queue, known = deque[tuple[int, ...]]([()]), set()
     while queue:
         path = queue.popleft()
         env.reset(options={"episode": seed})

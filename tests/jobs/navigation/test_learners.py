@@ -29,7 +29,7 @@ def test_the_gradient_of_a_softmax_policy_on_paper():
     # of each row: advantage * (probabilities - one of the action taken), over two rows
     second = 1 / (1 + np.exp(-2.0))
     by_hand = [[2 * (0.5 - 1) / 2, 2 * 0.5 / 2], [-3 * second / 2, -3 * (1 - second - 1) / 2]]
-    np.testing.assert_allclose(logits.grad, by_hand, rtol=1e-6)
+    torch.testing.assert_close(logits.grad, torch.tensor(by_hand, dtype=torch.float32))
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,8 @@ def learner(local_ray: None) -> Any:
     learn = PolicyGradientConfig(algorithm="reinforce", entropy=0.1, value_weight=0.25)
     rollout = RolloutConfig(batch_steps=64, minibatch_steps=32, worlds=2)
     algorithm = make_algorithm(WORLD, card, learn, rollout, Placement())
-    yield algorithm.learner_group._learner
+    group: Any = algorithm.learner_group
+    yield group._learner
     algorithm.stop()
 
 

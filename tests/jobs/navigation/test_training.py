@@ -216,6 +216,7 @@ def test_a_trained_classifiers_backbone_can_steer(local_ray: None, tmp_path: Pat
     run = main(request(tmp_path / "run", agent=agent))
     policy, card = load_checkpoint(run.path("checkpoints/last.safetensors"), "cpu")
     assert card.network == "policy:residual/1"
+    assert isinstance(card.preprocess, Preprocess)
     assert (card.preprocess.mean, card.licence) == ((0.1, 0.2, 0.3), "MIT")
     assert isinstance(policy, Policy)
     before, _ = load_checkpoint(weights, "cpu")
