@@ -2,7 +2,7 @@
 
     python -m jobs.train_navigation                         # rooms of our own, seen from above
     python -m jobs.train_navigation door_key                # a preset: DoorKey-5x5 of MiniGrid
-    python -m jobs.train_navigation --world.name FourRooms --training.steps 1000000
+    python -m jobs.train_navigation --world.name Empty-8x8 --agent.memory gru --out s3://b/agent
 
 learns   in rooms drawn from seeds; what it is judged by, and tested on, are rooms of other seeds
 
@@ -14,7 +14,7 @@ writes   checkpoints/best.safetensors           policy and value, with their car
          metrics.jsonl                          a line per judgement on unseen rooms: step, success,
                                                 return, length, spl; of learning (train_): the same;
                                                 policy_loss, vf_loss, entropy
-         report/index.html                      curves, a film
+         report/index.html                      curves
 
 The same command goes on from the last checkpoint.
 """
@@ -94,20 +94,10 @@ def door_key() -> Config:
     )
 
 
-def rooms_from_the_eye() -> Config:
-    """One room with boxes, as it looks from where the agent stands."""
-    return Config(
-        world=WorldConfig(rooms=RoomsConfig(view="eye")),
-        training=RolloutConfig(steps=500_000),
-        out="runs/train_rooms_from_the_eye",
-    )
-
-
 PRESETS: dict[str, Callable[[], Config]] = {
     "rooms": rooms,
     "four_rooms": four_rooms,
     "door_key": door_key,
-    "rooms_from_the_eye": rooms_from_the_eye,
 }
 
 

@@ -39,7 +39,7 @@ class WorldConfig:
     name: str = "rooms"
     """rooms: ours, see `world.rooms`; one of MiniGrid's, e.g. DoorKey-5x5 or FourRooms; or
     `module:function`, which returns a Gymnasium environment that is seen as uint8 (H, W, 3)"""
-    rooms: RoomsConfig = field(default_factory=RoomsConfig)
+    rooms: RoomsConfig = field(default_factory=lambda: RoomsConfig(shaping=1.0))
     """the world of ours; of no effect on others"""
     tile_px: int = 8
     """pixels of a tile's side in MiniGrid's pictures, which show 7 x 7 tiles"""

@@ -39,7 +39,7 @@ class RoomsConfig:
     """eye: height and width of the picture, 8 or more"""
     max_steps: int = 0
     """after which an episode is broken off; 0: as many as the world has cells, walls included"""
-    shaping: float = 1.0
+    shaping: float = 0.0
     """what coming nearer is rewarded with, from the farthest place to the goal; 0: nothing"""
 
     def __post_init__(self) -> None:
