@@ -78,7 +78,7 @@ def rooms() -> Config:
 def four_rooms() -> Config:
     """Four rooms, seen from above as far as a lamp shines: what was seen must be remembered."""
     return Config(
-        world=WorldConfig(rooms=RoomsConfig(size=13, num_rooms=4)),
+        world=WorldConfig(rooms=RoomsConfig(size=13, num_rooms=4, shaping=1.0)),
         agent=AgentConfig(memory="gru"),
         training=RolloutConfig(steps=1_000_000),
         out="runs/train_four_rooms",
@@ -94,10 +94,20 @@ def door_key() -> Config:
     )
 
 
+def rooms_from_the_eye() -> Config:
+    """One room with boxes, as it looks from where the agent stands."""
+    return Config(
+        world=WorldConfig(rooms=RoomsConfig(view="eye", shaping=1.0)),
+        training=RolloutConfig(steps=400_000),
+        out="runs/train_rooms_from_the_eye",
+    )
+
+
 PRESETS: dict[str, Callable[[], Config]] = {
     "rooms": rooms,
     "four_rooms": four_rooms,
     "door_key": door_key,
+    "rooms_from_the_eye": rooms_from_the_eye,
 }
 
 

@@ -85,7 +85,7 @@ def usual_encoder(world: WorldConfig, interface: Interface) -> str:
     _, height, width, _ = interface.shape
     tile = world.tile_px
     if world.name == "rooms":
-        tile = world.rooms.tile_px if getattr(world.rooms, "view", "above") == "above" else 0
+        tile = world.rooms.tile_px if world.rooms.view == "above" else 0
     elif ":" in world.name:
         tile = 0
     if tile:
