@@ -22,22 +22,21 @@ The same command goes on from the last checkpoint.
 import hashlib
 import logging
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 
-import ray
+from torch import Tensor
 
 from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.algorithm import PolicyGradientConfig, RolloutConfig
 from jobs.navigation.env import WorldConfig, interface_of, make_world
+from jobs.navigation.judging import best_of, describe
 from jobs.navigation.layouts import RoomsConfig
 from jobs.navigation.pages import write_training_page
-from jobs.navigation.resources import NavigationResources, place
-from jobs.navigation.training import Lesson, best_of, describe, learn
+from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
+from jobs.navigation.resources import NavigationResources
 from jobs.pictures.presets import parse_preset
 from jobs.runtime.checkpoints import BEST, read_metrics
 from jobs.runtime.command import run_command
-from jobs.runtime.ray_start import start_ray
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
 from vision_ops.card import Card
@@ -137,23 +136,31 @@ def main(config: Config) -> Run:
             told = describe(best, config.training.steps)
             logger.info("%s: already trained: %s", run.path(BEST), told)
             return run
-        start_ray(config.resources.ray)
-        have = ray.cluster_resources()
-        placement = place(config.resources, have.get("CPU", 0.0), have.get("GPU", 0.0))
-        run.note(status="running", weights=about(card))
-        run.lap("start")
-        lesson = Lesson(
-            world=config.world,
-            card=card,
-            learn=config.learn,
-            rollout=config.training,
-            placement=placement,
-            start=first,
-            frozen=config.agent.frozen,
-            checkpoint_every_s=config.resources.checkpoint_every_s,
-        )
-        finish(run, lesson, learn(run, lesson))
+        train(run, config, card, first)
     return run
+
+
+def train(run: Run, config: Config, card: Card, first: Mapping[str, Tensor]) -> None:
+    """Learn to the end, and say what came out."""
+    from jobs.navigation.training import Lesson, learn  # RLlib: seconds that a refusal does without
+
+    lesson = Lesson(
+        world=config.world,
+        card=card,
+        learn=config.learn,
+        rollout=config.training,
+        resources=config.resources,
+        start=first,
+        frozen=config.agent.frozen,
+    )
+    run.note(status="running", weights=about(card))
+    history = learn(run, lesson)
+    best = best_of(history)
+    report = write_training_page(run, history)
+    run.lap("report")
+    sha256 = hashlib.sha256(run.storage.read(run.path(BEST))).hexdigest()
+    run.finish(weights={**about(card), "path": BEST, "sha256": sha256}, metrics=best, report=report)
+    logger.info("%s: %s", run.path(BEST), describe(best, config.training.steps))
 
 
 def identity(config: Config, start: Resolved | None) -> dict[str, object]:
@@ -170,24 +177,6 @@ def identity(config: Config, start: Resolved | None) -> dict[str, object]:
 def about(card: Card) -> dict[str, object]:
     """What the manifest says of the policy."""
     return {"network": card.network, "classes": card.classes, "preprocess": card.preprocess}
-
-
-def finish(run: Run, lesson: Lesson, history: list[dict[str, float]]) -> None:
-    """Say what came out, in the manifest and to the person."""
-    best = best_of(history)
-    report = write_training_page(run, lesson, history)
-    run.lap("report")
-    weights = run.storage.read(run.path(BEST))
-    run.finish(
-        weights={
-            **about(lesson.card),
-            "path": BEST,
-            "sha256": hashlib.sha256(weights).hexdigest(),
-        },
-        metrics=best,
-        report=report,
-    )
-    logger.info("%s: %s", run.path(BEST), describe(best, lesson.rollout.steps))
 
 
 def describe_plan(run: Run, config: Config, card: Card) -> str:

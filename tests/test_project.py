@@ -62,8 +62,9 @@ def test_layers_hold(path: Path):
         ("vision_ops.decode, jobs.runtime.decoding", {"torch", "ray", "pyarrow"}),
         ("jobs.classify", {"torch", "ray", "openvino", "matplotlib"}),
         ("jobs.runtime.ray_engine, vision_ops.precision.openvino_network", {"torch", "nncf"}),
+        ("jobs.train_navigation", {"ray"}),
     ],
-    ids=["decoders", "drivers", "actors on CPUs"],
+    ids=["decoders", "drivers", "actors on CPUs", "agents, refused"],
 )
 def test_processes_start_without_what_they_do_not_need(modules: str, heavy: set[str]):
     command = [sys.executable, "-c", f"import sys, {modules}; print(*sys.modules)"]

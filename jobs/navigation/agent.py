@@ -4,12 +4,14 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
+from torch import Tensor
 
 from jobs.navigation.env import Interface, WorldConfig
 from vision_ops.card import POLICY, POLICY_GRU, Card, check_names, check_size
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.models import build, embedding_size, without_head
-from vision_ops.models.policy import Policy, split_policy
+from vision_ops.models import build, embedding_size, in_fast_layout, without_head
+from vision_ops.models.policy import Decision, Policy, split_policy
+from vision_ops.normalize import normalize
 from vision_ops.preprocess import Preprocess
 from vision_ops.views import NATURE, TILES
 from vision_ops.weights import Resolved
@@ -38,7 +40,7 @@ class AgentConfig:
 
 def begin(
     agent: AgentConfig, world: WorldConfig, interface: Interface, start: Resolved | None
-) -> tuple[Card, dict[str, torch.Tensor]]:
+) -> tuple[Card, dict[str, Tensor]]:
     """The policy's card, and the weights it begins with (none: fresh ones).
 
     Raises ValueError where network, weights and world do not fit each other.
@@ -104,7 +106,7 @@ def _encoder_name(card: Card, weights: str) -> str:
     return card.network
 
 
-def _first_weights(card: Card, start: Resolved) -> dict[str, torch.Tensor]:
+def _first_weights(card: Card, start: Resolved) -> dict[str, Tensor]:
     """Of the whole policy where it is the same with the same actions, else of the encoder alone."""
     network, found = load_checkpoint(start.path, "cpu")
     if isinstance(network, Policy):
@@ -117,3 +119,16 @@ def _first_weights(card: Card, start: Resolved) -> dict[str, torch.Tensor]:
         policy = build(card.network, card.num_outputs, card.activation)
     encoder_state = {f"encoder.{name}": value for name, value in encoder.state_dict().items()}
     return {**policy.state_dict(), **encoder_state}
+
+
+def build_of(card: Card) -> Policy:
+    """The policy of a card, with fresh weights."""
+    policy = build(card.network, card.num_outputs, card.activation)
+    assert isinstance(policy, Policy)
+    policy.encoder = in_fast_layout(policy.encoder)
+    return policy
+
+
+def decide(policy: Policy, card: Card, seen: Tensor, memory: Tensor) -> Decision:
+    """What a policy makes of uint8 (B, T, F, H, W, 3) and what it remembers, (B, M)."""
+    return policy(normalize(seen, card.preprocess, memory.device), memory)

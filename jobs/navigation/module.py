@@ -15,10 +15,9 @@ from ray.rllib.core.rl_module.rl_module import RLModuleSpec
 from ray.rllib.core.rl_module.torch import TorchRLModule
 from torch import Tensor
 
+from jobs.navigation.agent import build_of, decide
 from vision_ops.card import Card, card_from_json, card_to_json
-from vision_ops.models import build, in_fast_layout
 from vision_ops.models.policy import Decision, Policy
-from vision_ops.normalize import normalize
 
 MAX_SEQUENCE = 32
 """steps that gradients go back through a memory"""
@@ -88,16 +87,3 @@ class PolicyModule(TorchRLModule, ValueFunctionAPI):
             return embeddings
         with torch.no_grad():  # asked by the advantages, which are constants to the gradient
             return self._decide(batch).value
-
-
-def build_of(card: Card) -> Policy:
-    """The policy of a card, with fresh weights."""
-    policy = build(card.network, card.num_outputs, card.activation)
-    assert isinstance(policy, Policy)
-    policy.encoder = in_fast_layout(policy.encoder)
-    return policy
-
-
-def decide(policy: Policy, card: Card, seen: Tensor, memory: Tensor) -> Decision:
-    """What a policy makes of uint8 (B, T, F, H, W, 3) and what it remembers, (B, M)."""
-    return policy(normalize(seen, card.preprocess, memory.device), memory)

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from jobs.navigation.training import Lesson, best_of
+from jobs.navigation.judging import best_of
 from jobs.runtime.learner import Metrics
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
@@ -14,9 +14,9 @@ CURVES = ("success", "return", "length")
 COLUMNS = ("step", "success", "spl", "return", "length", "train_success", "train_return", "entropy")
 
 
-def write_training_page(run: Run, lesson: Lesson, history: Sequence[Metrics]) -> str:
+def write_training_page(run: Run, history: Sequence[Metrics]) -> str:
     """Put report/index.html; returns its URI."""
-    best = best_of(list(history))
+    best = best_of(history)
     figures = [Figure(name="Success", value=f"{best['success']:.1%}", note="in unseen rooms")]
     if "spl" in best:
         note = "of 1, the shortest path's"

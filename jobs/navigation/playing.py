@@ -7,8 +7,8 @@ import gymnasium
 import numpy as np
 import torch
 
+from jobs.navigation.agent import decide
 from jobs.navigation.env import WorldConfig, make_world, unshaped
-from jobs.navigation.module import decide
 from jobs.navigation.shortest import shortest_actions
 from vision_ops.card import Card
 from vision_ops.models.policy import Policy

@@ -2,8 +2,10 @@
 
 from dataclasses import dataclass
 
-from jobs.navigation.algorithm import Placement
 from jobs.runtime.resources import Resources
+
+FEW_CPUS = 4
+"""up to which acting and learning share one process: another one costs more than it brings"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +45,18 @@ class NavigationResources:
         return Resources(num_cpus=self.num_cpus, verbose=self.verbose)
 
 
-FEW_CPUS = 4
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where an algorithm's parts run: all in this process, if nothing else is said."""
+
+    env_runners: int = 0
+    """processes that act in worlds; 0: this one does"""
+    cpus_per_env_runner: float = 1.0
+    learners: int = 0
+    """processes that share each batch's gradient; 0: this one learns"""
+    gpus_per_learner: float = 0.0
+    max_restarts: int = 0
+    """times that lost env runners are replaced"""
 
 
 def place(resources: NavigationResources, cpus: float, gpus: float) -> Placement:

@@ -19,25 +19,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import ray
 import torch
 from ray.rllib.algorithms.ppo import PPO
 
-from jobs.navigation.algorithm import (
-    Placement,
-    PolicyGradientConfig,
-    RolloutConfig,
-    make_algorithm,
-)
+from jobs.navigation.agent import build_of
+from jobs.navigation.algorithm import make_algorithm
 from jobs.navigation.env import FIRST_SEED, WorldConfig
-from jobs.navigation.module import build_of
-from jobs.navigation.playing import Episode, play, policy_mind
+from jobs.navigation.judging import best_of, describe, judgement
+from jobs.navigation.playing import play, policy_mind
+from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig, rest_of
+from jobs.navigation.resources import NavigationResources, place
 from jobs.runtime.checkpoints import LAST, METRICS, STATE
 from jobs.runtime.learner import Metrics
 from jobs.runtime.progress import Progress, clock
+from jobs.runtime.ray_start import start_ray
 from jobs.runtime.run import Run
 from vision_ops.card import Card
 from vision_ops.checkpoint import save_checkpoint
-from vision_ops.metrics.navigation import path_efficiency
 from vision_ops.models import build, head_of
 from vision_ops.models.policy import Policy, split_policy
 
@@ -57,16 +56,21 @@ class Lesson:
     card: Card
     learn: PolicyGradientConfig
     rollout: RolloutConfig
-    placement: Placement
+    resources: NavigationResources
     start: Mapping[str, torch.Tensor]
     """first weights of the policy; empty: fresh ones"""
     frozen: bool
     """the encoder stays as it is"""
-    checkpoint_every_s: float
 
 
 def learn(run: Run, lesson: Lesson) -> list[Metrics]:
-    """Learn to the end, from where the last attempt stood; a line per judgement. Ray is up."""
+    """Learn to the end, from where the last attempt stood; a line per judgement.
+
+    Starts or joins Ray. Raises ValueError where it has not what the resources ask for, and what the
+    world raises.
+    """
+    start_ray(lesson.resources.ray)
+    run.lap("start")
     pupil = Pupil(run, lesson)
     try:
         pupil.go_on()
@@ -88,8 +92,10 @@ class Pupil:
         self.told: Metrics = {}
         learn = rest_of(lesson.learn, self.begun_at / lesson.rollout.steps)
         left = replace(lesson.rollout, steps=max(1, lesson.rollout.steps - self.begun_at))
+        have = ray.cluster_resources()
+        placement = place(lesson.resources, have.get("CPU", 0.0), have.get("GPU", 0.0))
         self.algorithm: PPO = make_algorithm(
-            lesson.world, lesson.card, learn, left, lesson.placement, frozen=lesson.frozen
+            lesson.world, lesson.card, learn, left, placement, frozen=lesson.frozen
         )
         if kept:
             set_learner(self.algorithm, as_arrays(kept["learner"]))
@@ -114,7 +120,7 @@ class Pupil:
                 every, last = rollout.evaluate_every, self.step >= rollout.steps
                 if self.step // every > before // every or last:
                     self._judge()
-                if time.monotonic() - self.kept > self.lesson.checkpoint_every_s:
+                if time.monotonic() - self.kept > self.lesson.resources.checkpoint_every_s:
                     self._keep()
         self.run.lap("learning")
 
@@ -190,41 +196,6 @@ def told_of(result: Mapping[str, Any]) -> Metrics:
     told = {f"train_{ours}": runners.get(theirs) for theirs, ours in names.items()}
     told |= {name: learner.get(name) for name in LEARNT}
     return {n: float(value) for n, value in told.items() if value is not None and value == value}
-
-
-def judgement(played: list[Episode]) -> Metrics:
-    """What episodes are worth: shares and means over them; SPL where shortest paths are known."""
-    success = np.array([each.success for each in played])
-    shortest = np.array([each.shortest for each in played])
-    taken = np.array([each.length for each in played])
-    known = {"spl": path_efficiency(success, shortest, taken)} if (shortest > 0).all() else {}
-    return {
-        "success": float(success.mean()),
-        "return": float(np.mean([each.total for each in played])),
-        "length": float(taken.mean()),
-        **known,
-    }
-
-
-def best_of(history: list[Metrics]) -> Metrics:
-    """The judgement of the most success, of equals the one of the highest return, the latest."""
-    return max(reversed(history), key=lambda judged: (judged["success"], judged["return"]))
-
-
-def describe(judged: Metrics, steps: int) -> str:
-    """A judgement in a line."""
-    shown = [
-        f"{name} {judged[name]:.3f}" for name in ("success", "spl", "return") if name in judged
-    ]
-    return f"{judged['step']:,}/{steps:,} steps: {', '.join(shown)} on unseen rooms"
-
-
-def rest_of(learn: PolicyGradientConfig, done: float) -> PolicyGradientConfig:
-    """The schedules from where they stand when this part of the steps, 0..1, is done."""
-    share = min(done, 1.0)
-    rate = learn.learning_rate + share * (learn.last_learning_rate - learn.learning_rate)
-    entropy = learn.entropy + share * (learn.last_entropy - learn.entropy)
-    return replace(learn, learning_rate=rate, entropy=entropy)
 
 
 def policy_of(algorithm: PPO, card: Card) -> Policy:

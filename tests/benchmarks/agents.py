@@ -124,9 +124,8 @@ class PlainAgent:
     def __init__(self, world: Any) -> None:
         import torch
 
-        from jobs.navigation.agent import AgentConfig, begin
+        from jobs.navigation.agent import AgentConfig, begin, build_of
         from jobs.navigation.env import interface_of, make_world
-        from jobs.navigation.module import build_of
 
         self.card, _ = begin(AgentConfig(), world, interface_of(make_world(world)), None)
         torch.manual_seed(0)

@@ -9,14 +9,11 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.algorithm import (
-    Placement,
-    PolicyGradientConfig,
-    RolloutConfig,
-    make_algorithm,
-)
+from jobs.navigation.algorithm import make_algorithm
 from jobs.navigation.env import WorldConfig, interface_of, make_world
 from jobs.navigation.learners import policy_gradient_loss
+from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
+from jobs.navigation.resources import Placement
 
 WORLD = WorldConfig(name="tests.jobs.navigation.worlds:corridor")
 

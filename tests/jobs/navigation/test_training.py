@@ -15,14 +15,13 @@ import pytest
 import torch
 
 from jobs import train_navigation
-from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.algorithm import PolicyGradientConfig, RolloutConfig
+from jobs.navigation.agent import AgentConfig, begin, decide
 from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world
+from jobs.navigation.judging import best_of
 from jobs.navigation.layouts import RoomsConfig
-from jobs.navigation.module import decide
 from jobs.navigation.playing import choose, play, policy_mind, random_mind
+from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
 from jobs.navigation.resources import NavigationResources, place
-from jobs.navigation.training import best_of
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
 from jobs.train_navigation import Config, main, parse
