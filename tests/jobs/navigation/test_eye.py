@@ -217,6 +217,17 @@ def test_the_goal_is_known_by_its_colour_from_any_distance(distance: int):
     assert not is_green(look(cells, 1.5, 7.5)).any()
 
 
+@pytest.mark.parametrize("aside", [-2, -1, 1, 2])
+@pytest.mark.parametrize("turns", range(4))
+def test_what_lies_to_the_right_is_seen_there_in_line_with_its_ray(aside: int, turns: int):
+    cells = hall()
+    cells[4 + aside, 8 - 1] = GOAL
+    cells = np.rot90(cells, -turns)  # to the right
+    shown = is_green(ViewFromEye(200, 401)(cells, (4, 4), turns)).any(axis=0)
+    expected = 401 / 2 * (1 + aside / 3 / SPREAD) - 0.5
+    assert np.flatnonzero(shown).mean() == pytest.approx(expected, abs=1)
+
+
 def test_what_is_nearer_covers_what_is_farther():
     cells = hall()
     cells[4, 3], cells[4, 6] = MOVER, GOAL
