@@ -1,6 +1,7 @@
 """Activations of a classifier at named layers: what style transfer compares pictures by."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -96,31 +97,20 @@ class FeatureNetwork:
         return self._run(pixels)
 
     def _run(self, pixels: Tensor) -> dict[str, Tensor]:
-        seen: dict[str, Tensor] = {}
-
-        def keep(name: str) -> Callable[[nn.Module, object, object], None]:
-            def hook(_: nn.Module, __: object, out: object) -> None:
-                if name in seen:
-                    return
-                if not isinstance(out, Tensor) or out.ndim != 4:
-                    raise ValueError(f"{self.weights}: layer {name} gives no map of positions")
-                # what comes next may write into what it is given
-                seen[name] = out.clone() if len(seen) + 1 < len(self.modules) else out
-                if len(seen) == len(self.modules):
-                    raise _EnoughError
-
-            return hook
-
-        hooks = [module.register_forward_hook(keep(n)) for n, module in self.modules.items()]
+        seen = _Seen(self.weights, len(self.modules))
+        hooks = [
+            module.register_forward_hook(partial(seen.keep, name))
+            for name, module in self.modules.items()
+        ]
         try:
             pixels = pixels.flip(1) if self.flips else pixels
             self.network(pixels * self.factor + self.offset)
         except _EnoughError:
-            return seen
+            return seen.maps
         finally:
             for hook in hooks:
                 hook.remove()
-        missed = ", ".join(name for name in self.modules if name not in seen)
+        missed = ", ".join(name for name in self.modules if name not in seen.maps)
         raise ValueError(f"{self.weights}: {missed} take no part in a forward pass")
 
     def _find(self, network: str, layers: tuple[str, ...]) -> dict[str, nn.Module]:
@@ -163,6 +153,26 @@ class FeatureNetwork:
 
 class _EnoughError(Exception):
     """The last layer has been seen: the rest of a forward pass is not needed."""
+
+
+class _Seen:
+    """What layers gave in one forward pass, of so many in all."""
+
+    def __init__(self, weights: str, num_layers: int) -> None:
+        self.maps: dict[str, Tensor] = {}
+        self.weights = weights
+        self.num_layers = num_layers
+
+    def keep(self, name: str, _module: nn.Module, _inputs: object, out: object) -> None:
+        """Forward hook. Raises _EnoughError at the last layer, ValueError where there is no map."""
+        if name in self.maps:
+            return
+        if not isinstance(out, Tensor) or out.ndim != 4:
+            raise ValueError(f"{self.weights}: layer {name} gives no map of positions")
+        # what comes next may write into what it is given
+        self.maps[name] = out.clone() if len(self.maps) + 1 < self.num_layers else out
+        if len(self.maps) == self.num_layers:
+            raise _EnoughError
 
 
 def default_layers(network: str, weights: str) -> Layers:
