@@ -1,5 +1,6 @@
 """Bulk jobs that are killed while they run, and what must come of them when they are repeated."""
 
+import importlib
 import os
 import random
 import signal
@@ -37,7 +38,8 @@ class Attempt:
     def assert_survives(self, out: Path, victim: str, seed: int) -> pa.Table:
         """Kill it at a random moment, repeat it otherwise batched; its rows, which are as wanted.
 
-        The bytes of every part must be those of the undisturbed run.
+        It is killed in a process and a Ray of its own, and repeated on the Ray of the tests. The
+        bytes of every part must be those of the undisturbed run.
         """
         expected = parts_of(self.undisturbed)
         title, placement = VICTIMS[victim]
@@ -62,13 +64,7 @@ class Attempt:
         if victim != "driver" and hit != [run.pid]:
             assert run.returncode == 0, log.read_text()
 
-        again = self.start(out, *RAY, "--resources.batch-size", "7", "--resources.actors", "1")
-        try:
-            again.wait(END_S)
-        finally:
-            again.kill()
-            again.wait()
-        assert again.returncode == 0, log.read_text()
+        self.repeat(out, *RAY, "--resources.batch-size", "7", "--resources.actors", "1")
         assert parts_of(out) == expected
         return pa.concat_tables(pq.read_table(path) for path in (out / "results").glob("part-*"))
 
@@ -78,6 +74,11 @@ class Attempt:
         environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"}
         with (out.parent / f"{out.name}.log").open("ab") as log:
             return subprocess.Popen(words, stdout=log, stderr=log, env=environment)
+
+    def repeat(self, out: Path, *resources: str) -> None:
+        """The same command, in this process."""
+        job = importlib.import_module(self.job)
+        job.main(job.parse([*self.options, "--out", str(out), *resources]))
 
 
 def parts_of(run: Path) -> dict[str, bytes]:

@@ -48,7 +48,7 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     ],
 )
 def test_a_killed_run_repeated_ends_with_the_same_bytes(
-    attempt: Attempt, tmp_path: Path, victim: str, seed: int
+    attempt: Attempt, tmp_path: Path, victim: str, seed: int, local_ray: None
 ):
     rows = attempt.assert_survives(tmp_path / "out", victim, seed)
     assert len(set(rows["id"].to_pylist())) == rows.num_rows == 5 * SHARD_ROWS

@@ -63,7 +63,9 @@ def images_of(run: Path) -> dict[str, bytes]:
 @pytest.mark.slow
 @pytest.mark.parametrize("seed", range(6))
 @pytest.mark.parametrize("victim", ["driver", "actor", "decoder"])
-def test_a_killed_run_repeated_ends_with_the_same_bytes(attempt: Attempt, victim: str, seed: int):
+def test_a_killed_run_repeated_ends_with_the_same_bytes(
+    attempt: Attempt, victim: str, seed: int, local_ray: None
+):
     out = attempt.undisturbed.parent / "out"
     shutil.rmtree(out, ignore_errors=True)
     rows = attempt.assert_survives(out, victim, seed)
