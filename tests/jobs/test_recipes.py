@@ -148,7 +148,7 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
     ],
 )
 def test_ctrl_c_and_sigterm_leave_a_run_that_the_same_command_finishes(
-    tmp_path: Path, engine: str, sign: signal.Signals
+    tmp_path: Path, engine: str, sign: signal.Signals, request: pytest.FixtureRequest
 ):
     """The weights are then those of a training that nobody interrupted."""
     photos = write_photos(tmp_path / "photos", colours=dict(list(COLOURS.items())[:2]))
@@ -157,11 +157,13 @@ def test_ctrl_c_and_sigterm_leave_a_run_that_the_same_command_finishes(
     words += ["--model.preprocess.height-px", "8", "--model.preprocess.width-px", "8"]
     words += ["--model.preprocess.resize-px", "0", "--resources.num-cpus", "2"]
     words += ["--resources.engine", engine, "--resources.cpus-per-worker", "1"]
-    command = [sys.executable, "-m", "jobs.train_classifier", *words]
-    out = ["--out", str(tmp_path / "run")]
-    alone = {**os.environ, "OMP_NUM_THREADS": "1"}  # bits depend on the number of threads
+    words += ["--out", str(tmp_path / "run")]
     process = subprocess.Popen(
-        [*command, *out], cwd=ROOT, env=alone, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+        [sys.executable, "-m", "jobs.train_classifier", *words],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},  # bits depend on the number of threads
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
         wait_for(tmp_path / "run" / "metrics.jsonl", process)
@@ -175,10 +177,12 @@ def test_ctrl_c_and_sigterm_leave_a_run_that_the_same_command_finishes(
     manifest = json.loads((tmp_path / "run" / "manifest.json").read_text())
     assert manifest["status"] == "interrupted"
     assert 1 <= len(metrics_of(tmp_path / "run")) < 12
-    subprocess.run([*command, *out], cwd=ROOT, env=alone, check=True, timeout=240)
-    inline = [word.replace("ray", "inline") for word in words]
-    config = replace(parse(inline), out=str(tmp_path / "whole"))
+    config = parse(words)
+    if engine == "ray":
+        request.getfixturevalue("local_ray")
     main(config)
+    resources = replace(config.resources, engine="inline")
+    main(replace(config, resources=resources, out=str(tmp_path / "whole")))
     runs = (tmp_path / name / LAST for name in ("run", "whole"))
     assert len({path.read_bytes() for path in runs}) == 1
     assert identity(config)["training"] == config.training
