@@ -19,6 +19,7 @@ from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import BOUND_FROM_S, Progress, clock, rate_text
 from jobs.runtime.resources import Resources, inline_turns
 from jobs.runtime.run import Run, TooManyFailedError
+from jobs.runtime.sources import numbers
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
 logger = logging.getLogger(__name__)
@@ -72,7 +73,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
         if working >= BOUND_FROM_S:
             logger.info("bound by %s", bound)
     run.note(counts=_with_read(counts))
-    _say(counts, progress.rows, wall)
+    _say("rows" if plan.format == numbers.FORMAT else "images", counts, progress.rows, wall)
     return _with_read(counts)
 
 
@@ -162,8 +163,9 @@ def _check(run: Run, plan: Plan, counts: Mapping[str, int]) -> None:
         raise RuntimeError(f"{run.uri}: {plan.rows} rows planned, {_with_read(counts)} written")
 
 
-def _say(counts: Mapping[str, int], rows: int, wall: float) -> None:
+def _say(things: str, counts: Mapping[str, int], rows: int, wall: float) -> None:
     read, now = counts["ok"] + counts["failed"], "nothing was left to do"
     if rows:
         now = f"{rows:,} now, in {clock(wall)} ({rate_text(rows / wall)}/s)"
-    logger.info("%s images: %s ok, %s failed; %s", f"{read:,}", counts["ok"], counts["failed"], now)
+    ok, failed = counts["ok"], counts["failed"]
+    logger.info("%s %s: %s ok, %s failed; %s", f"{read:,}", things, ok, failed, now)

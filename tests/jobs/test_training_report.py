@@ -7,7 +7,8 @@ from scipy.stats import binomtest
 
 from jobs.runtime.learner import Metrics
 from jobs.runtime.report.charts import count_ticks
-from jobs.runtime.report.training import interval, judge, rests_on
+from jobs.runtime.report.intervals import interval
+from jobs.runtime.report.training import judge, rests_on
 
 CHANCE = math.log(10)
 

@@ -84,6 +84,8 @@ class Section:
     thumbnails: Sequence[Thumbnail] = ()
     beside: int = 1
     """each thumbnail is of so many pictures side by side"""
+    films: bool = False
+    """each thumbnail is a film, shown in its own shape, two beside each other"""
     tables: Sequence[Table] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
     """name -> value, as a two-column list"""

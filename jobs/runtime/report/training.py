@@ -10,6 +10,7 @@ from jobs.runtime.learner import Metrics
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
 from jobs.runtime.report.charts import Series
+from jobs.runtime.report.intervals import interval
 from jobs.runtime.report.page import Chart, Figure, Section, Table, page
 from jobs.runtime.run import Run
 
@@ -17,8 +18,6 @@ SURE = 2.0
 """standard errors that a difference of losses must exceed"""
 FALLING = 0.02
 """part of the loss of chance by which the last epochs lowered that of a network that is not done"""
-DEVIATES = 1.959964
-"""standard deviations on both sides of a normal distribution's middle that hold 95 % of it"""
 LEARNT = 0.5
 """part of the loss of chance that a network takes away which has learnt its training images"""
 SHARES = ("iou", "accuracy", "tar")
@@ -84,14 +83,6 @@ def judge(history: Sequence[Metrics], chance: float) -> Verdict:
     if last["train_loss"] > (1 - LEARNT) * chance:
         return Verdict(fit="underfits", reason=f"{sides}; guessing has {chance:.3f}")
     return Verdict(fit="fits", reason=sides)
-
-
-def interval(share: float, count: int) -> tuple[float, float]:
-    """95 % confidence interval of a share that was seen on `count` images (Wilson 1927)."""
-    middle = (share + DEVIATES**2 / (2 * count)) / (1 + DEVIATES**2 / count)
-    variance = share * (1 - share) / count + DEVIATES**2 / (4 * count**2)
-    half = DEVIATES * math.sqrt(variance) / (1 + DEVIATES**2 / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
 
 
 def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:

@@ -309,7 +309,8 @@ def test_what_is_played_does_not_hang_on_what_is_played_beside_it(trained: Run):
 
 
 def test_a_random_policy_takes_each_action_as_often():
-    chances, _ = random_mind(4)[0](np.zeros((3, 1, 5, 5, 3), np.uint8), np.zeros((3, 0)))
+    think, _ = random_mind(4)
+    chances = think(np.zeros((3, 1, 5, 5, 3), np.uint8), np.zeros((3, 0))).probabilities
     assert chances.shape == (3, 4)
     random = np.random.default_rng(0)
     taken = np.bincount([choose(chances[0], random, greedy=False) for _ in range(4_000)])
