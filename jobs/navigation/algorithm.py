@@ -43,7 +43,7 @@ def make_algorithm(
     gymnasium.registry.pop(
         REGISTERED, None
     )  # a second algorithm of a process would be warned of it
-    reinforce = learn.algorithm == "reinforce"
+    reinforce, share = learn.algorithm == "reinforce", max(1, placement.learners)
     spec = module_spec(ModuleConfig(card=card, frozen=frozen))
     config = (
         PPOConfig()
@@ -70,8 +70,8 @@ def make_algorithm(
             entropy_coeff=cast(Any, [[0, learn.entropy], [rollout.steps, learn.last_entropy]]),
             grad_clip=learn.clip_norm or None,
             grad_clip_by="global_norm",
-            train_batch_size_per_learner=rollout.batch_steps // max(1, placement.learners),
-            minibatch_size=None if reinforce else rollout.minibatch_steps,
+            train_batch_size_per_learner=rollout.batch_steps // share,
+            minibatch_size=None if reinforce else max(1, rollout.minibatch_steps // share),
             num_epochs=1 if reinforce else rollout.passes,
         )
         .rl_module(rl_module_spec=spec)
