@@ -14,7 +14,7 @@ writes   checkpoints/best.safetensors           policy and value, with their car
          metrics.jsonl                          a line per judgement on unseen rooms: step, success,
                                                 return, length, spl; of learning (train_): the same;
                                                 policy_loss, vf_loss, entropy
-         report/index.html                      curves
+         report/index.html                      curves, films of the best and of the worst episode
 
 The same command goes on from the last checkpoint.
 """
@@ -28,18 +28,23 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.env import WorldConfig, interface_of, make_world
+from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world
+from jobs.navigation.film import film_section
 from jobs.navigation.judging import best_of, describe
 from jobs.navigation.layouts import RoomsConfig
 from jobs.navigation.pages import write_training_page
+from jobs.navigation.playing import play, policy_mind
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
 from jobs.navigation.resources import NavigationResources
 from jobs.pictures.presets import parse_preset
 from jobs.runtime.checkpoints import BEST, read_metrics
 from jobs.runtime.command import run_command
+from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
 from vision_ops.card import Card
+from vision_ops.checkpoint import load_checkpoint
+from vision_ops.models.policy import Policy
 from vision_ops.weights import Resolved, resolve
 
 logger = logging.getLogger(__name__)
@@ -65,6 +70,8 @@ class Config:
     """start from weights whose licence forbids commercial use"""
     dry_run: bool = False
     """say what would be done, and do nothing"""
+    films: int = 2
+    """episodes that the report shows, filmed by the best policy; 0: none"""
     out: str = "runs/train_navigation"
     """run directory, local path or s3:// URI"""
 
@@ -75,7 +82,7 @@ def rooms() -> Config:
 
 
 def four_rooms() -> Config:
-    """Four rooms, seen from above as far as a lamp shines: what was seen must be remembered."""
+    """Four rooms of 13 x 13 cells, seen six cells far: what was seen must be remembered."""
     return Config(
         world=WorldConfig(rooms=RoomsConfig(size=13, num_rooms=4, shaping=1.0)),
         agent=AgentConfig(memory="gru"),
@@ -94,8 +101,9 @@ def door_key() -> Config:
 
 
 def rooms_from_the_eye() -> Config:
-    """One room with boxes, as it looks from where the agent stands."""
+    """One room with boxes, as it looks from where the agent stands: it must remember."""
     return Config(
+        agent=AgentConfig(memory="gru"),
         world=WorldConfig(rooms=RoomsConfig(view="eye", shaping=1.0)),
         training=RolloutConfig(steps=400_000),
         out="runs/train_rooms_from_the_eye",
@@ -156,11 +164,25 @@ def train(run: Run, config: Config, card: Card, first: Mapping[str, Tensor]) -> 
     run.note(status="running", weights=about(card))
     history = learn(run, lesson)
     best = best_of(history)
-    report = write_training_page(run, history)
+    report = write_training_page(run, history, filmed(run, config, card))
     run.lap("report")
     sha256 = hashlib.sha256(run.storage.read(run.path(BEST))).hexdigest()
     run.finish(weights={**about(card), "path": BEST, "sha256": sha256}, metrics=best, report=report)
     logger.info("%s: %s", run.path(BEST), describe(best, config.training.steps))
+
+
+def filmed(run: Run, config: Config, card: Card) -> Section | None:
+    """What the best policy does in rooms kept from learning, well and badly."""
+    if not config.films:
+        return None
+    policy, _ = load_checkpoint(run.storage.fetch(run.path(BEST)), "cpu")
+    assert isinstance(policy, Policy)
+    mind, first = policy_mind(policy, card), FIRST_SEED["validation"]
+    seeds = range(first, first + config.training.evaluate_episodes)
+    played = play(mind, config.world, seeds, greedy=True)
+    section = film_section(run, mind, config.world, card.classes, played, config.films)
+    run.lap("films")
+    return section
 
 
 def identity(config: Config, start: Resolved | None) -> dict[str, object]:

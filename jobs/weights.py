@@ -36,6 +36,7 @@ from vision_ops.faces import FACE_DETECTOR, FacePreprocess
 from vision_ops.faces.transforms import FACE_TRANSFORMS
 from vision_ops.models import logits_and_embeddings
 from vision_ops.models.detection import coco_classes
+from vision_ops.models.policy import Policy
 from vision_ops.preprocess import Channels, Interpolation, Preprocess
 from vision_ops.weights import Resolved, resolve
 from vision_ops.weights.convert import Origin, convert
@@ -245,6 +246,9 @@ def verify(config: Verify) -> dict[str, str]:
     if card.makes_pictures:
         _check_pictures(model, card, found.path)
         return _lines(found) | {"verified": f"loads strictly, makes pictures of zeros{stated}"}
+    if isinstance(model, Policy):
+        _check_policy(model, card, found.path)
+        return _lines(found) | {"verified": f"loads strictly, decides by a view of zeros{stated}"}
     _check_answers(model, card, found.path)
     return _lines(found) | {"verified": f"loads strictly, runs one picture of zeros{stated}"}
 
@@ -261,6 +265,15 @@ def _check_answers(model: nn.Module, card: Card, path: Path) -> None:
             f"its card says {wanted[0]} and {wanted[1]}"
         )
     if not (logits.isfinite().all() and embedding.isfinite().all()):
+        raise ValueError(f"{path}: gives numbers that are not finite")
+
+
+def _check_policy(policy: Policy, card: Card, path: Path) -> None:
+    """Raise ValueError where what it makes of a view of zeros is no number for each action."""
+    frames = torch.zeros(1, 1, policy.num_frames, *card.preprocess.network_shape)
+    with torch.inference_mode():
+        decision = policy(frames, torch.zeros(1, policy.memory_size))
+    if not (decision.logits.isfinite().all() and decision.value.isfinite().all()):
         raise ValueError(f"{path}: gives numbers that are not finite")
 
 

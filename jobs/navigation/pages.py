@@ -14,7 +14,7 @@ CURVES = ("success", "return", "length")
 COLUMNS = ("step", "success", "spl", "return", "length", "train_success", "train_return", "entropy")
 
 
-def write_training_page(run: Run, history: Sequence[Metrics]) -> str:
+def write_training_page(run: Run, history: Sequence[Metrics], films: Section | None) -> str:
     """Put report/index.html; returns its URI."""
     best = best_of(history)
     figures = [Figure(name="Success", value=f"{best['success']:.1%}", note="in unseen rooms")]
@@ -31,6 +31,7 @@ def write_training_page(run: Run, history: Sequence[Metrics]) -> str:
     ]
     rows = [[judged.get(name, "") for name in COLUMNS] for judged in history]
     sections = [
+        *([films] if films else []),
         Section(title="What it learnt", charts=[_curve(name, history) for name in CURVES]),
         Section(
             title="Judgements",

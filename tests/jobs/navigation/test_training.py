@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 
-from jobs import train_navigation
+from jobs import train_navigation, weights
 from jobs.navigation.agent import AgentConfig, begin, decide
 from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world
 from jobs.navigation.judging import best_of
@@ -48,14 +48,14 @@ SHORT = RolloutConfig(
 
 
 def request(out: Path | str, **changes: Any) -> Config:
-    asked = {"world": WorldConfig(rooms=SMALL), "training": SHORT, **changes}
+    asked = {"world": WorldConfig(rooms=SMALL), "training": SHORT, "films": 0, **changes}
     return Config(**asked, out=str(out))
 
 
 @pytest.fixture(scope="module")
 def trained(local_ray: None, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A few steps in small rooms."""
-    return main(request(tmp_path_factory.mktemp("trained") / "run"))
+    return main(request(tmp_path_factory.mktemp("trained") / "run", films=2))
 
 
 def resolved(path: Path) -> Resolved:
@@ -81,6 +81,12 @@ def test_a_run_leaves_policy_encoder_metrics_and_page(trained: Run):
     assert {"success", "return", "length", "spl", "entropy", "policy_loss"} <= lines[-1].keys()
     page = (there / "report/index.html").read_text()
     assert "unseen rooms" in page
+    films = sorted((there / "films").glob("*.gif"))
+    assert {film.stem.partition("-")[2] for film in films} <= {"best", "worst"}
+    assert len(films) == page.count("data:image/gif") == 2
+    seeds = {int(film.stem.partition("-")[0]) for film in films}
+    judged_by = range(FIRST_SEED["validation"], FIRST_SEED["validation"] + SHORT.evaluate_episodes)
+    assert seeds <= set(judged_by)
 
 
 def test_the_judgement_of_a_run_is_what_its_checkpoint_does(trained: Run):
@@ -210,15 +216,15 @@ def as_checkpoint(path: Path, network: str, side: int, num_classes: int = 5) -> 
 
 @pytest.mark.parametrize("frozen", [True, False])
 def test_a_trained_classifiers_backbone_can_steer(local_ray: None, tmp_path: Path, frozen: bool):
-    weights = as_checkpoint(tmp_path / "classifier.safetensors", "residual", 16)
-    agent = AgentConfig(weights=weights, frozen=frozen)
-    run = main(request(tmp_path / "run", agent=agent))
+    start = as_checkpoint(tmp_path / "classifier.safetensors", "residual", 16)
+    agent = AgentConfig(weights=start, frozen=frozen)
+    run = main(request(tmp_path / "run", agent=agent, training=replace(SHORT, steps=256)))
     policy, card = load_checkpoint(run.path("checkpoints/last.safetensors"), "cpu")
     assert card.network == "policy:residual/1"
     assert isinstance(card.preprocess, Preprocess)
     assert (card.preprocess.mean, card.licence) == ((0.1, 0.2, 0.3), "MIT")
     assert isinstance(policy, Policy)
-    before, _ = load_checkpoint(weights, "cpu")
+    before, _ = load_checkpoint(start, "cpu")
     kept = [torch.equal(t, before.state_dict()[n]) for n, t in policy.encoder.state_dict().items()]
     assert all(kept) == frozen
 
@@ -238,6 +244,17 @@ def test_a_policys_encoder_is_fine_tuned_to_classify_and_back(trained: Run, tmp_
         assert torch.equal(first[f"encoder.{name}"], tensor)
 
 
+def test_a_policys_checkpoint_is_verified_by_a_view(trained: Run, tmp_path: Path):
+    best = Path(trained.uri) / "checkpoints/best.safetensors"
+    lines = weights.verify(weights.Verify(name=str(best)))
+    assert lines["verified"] == "loads strictly, decides by a view of zeros"
+    policy, card = load_checkpoint(best, "cpu")
+    torch.nn.init.constant_(policy.get_parameter("value.weight"), float("nan"))
+    save_checkpoint(tmp_path / "nan.safetensors", policy, card)
+    with pytest.raises(ValueError, match="not finite"):
+        weights.verify(weights.Verify(name=str(tmp_path / "nan.safetensors")))
+
+
 def test_a_policy_goes_on_in_another_world_with_the_same_actions(trained: Run):
     best = Path(trained.uri) / "checkpoints/best.safetensors"
     world = WorldConfig(rooms=replace(SMALL, obstacles=0))
@@ -250,7 +267,7 @@ def test_a_policy_goes_on_in_another_world_with_the_same_actions(trained: Run):
 
 
 @pytest.mark.parametrize(
-    ("network", "weights", "told"),
+    ("network", "start", "told"),
     [
         ("tiles:9x9x5", "", "takes pictures of 45 x 45 pixels, not 36 x 36 x 3"),
         ("nature:36x36", "residual", "agent.weights .* is residual"),
@@ -258,12 +275,10 @@ def test_a_policy_goes_on_in_another_world_with_the_same_actions(trained: Run):
         ("cnn_cifar10", "", "does not fit world.name rooms, seen as pictures of 36 x 36"),
     ],
 )
-def test_networks_that_do_not_fit_are_refused(
-    tmp_path: Path, network: str, weights: str, told: str
-):
-    if weights:
-        weights = as_checkpoint(tmp_path / "w.safetensors", weights, 16)
-    agent = AgentConfig(network=network, weights=weights)
+def test_networks_that_do_not_fit_are_refused(tmp_path: Path, network: str, start: str, told: str):
+    if start:
+        start = as_checkpoint(tmp_path / "w.safetensors", start, 16)
+    agent = AgentConfig(network=network, weights=start)
     with pytest.raises(ValueError, match=told):
         main(request(tmp_path / "run", agent=agent))
     assert not (tmp_path / "run").exists()
