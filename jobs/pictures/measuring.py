@@ -14,7 +14,7 @@ from jobs.pictures.styles import read_styles
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES
 from jobs.runtime.storage import Storage, absolute, relative
-from vision_ops.card import ADAIN
+from vision_ops.card import ADAIN, UNET
 from vision_ops.decode import UnreadableImageError, read_rgb
 from vision_ops.losses import StyleConvention
 from vision_ops.metrics.colour import colour_error
@@ -170,8 +170,15 @@ def is_optimised(source: Run) -> bool:
 
 
 def _styles(source: Run, protocol: PictureProtocol, storage: Storage) -> Styles:
-    """Those told, else those of the run; with none, the reason."""
+    """Those told, else those of the run; with none, the reason, but of what needs none."""
     op, own = source.manifest["config"]["op"], source.manifest["weights"]
+    if own["network"].startswith(UNET):
+        if protocol.styles:
+            raise ValueError(
+                f"pictures.styles: pictures that {own['network']} made are in no style; "
+                "--pictures.targets says what they should be"
+            )
+        return Styles(pictures={}, shares={})
     asked: Sequence[str] = op.get("styles", ())
     from_files = is_optimised(source) or own["network"].startswith(ADAIN)
     names = _names(asked) if from_files else list(asked or own["classes"])
