@@ -154,6 +154,7 @@ def _as_a_set(numbers: Mapping[str, Any]) -> Iterator[Section]:
 
 def _ends(shown: Mapping[str, Ends]) -> Iterator[Section]:
     text = "What each was made of on the left, the picture beside it, then the target if any."
+    beside = 3 if any(name.startswith("target") for name in shown) else 2
     for name, ends in shown.items():
         for title, pictures in zip(("Worst", "Best"), ends, strict=True):
             if title == "Best" and {e.id for e in pictures} == {e.id for e in ends[0]}:
@@ -163,7 +164,7 @@ def _ends(shown: Mapping[str, Ends]) -> Iterator[Section]:
                 for each in pictures
             ]
             heading = f"{title} by {MEASURES[name].name}"
-            yield Section(title=heading, text=text, thumbnails=thumbnails, beside=3)
+            yield Section(title=heading, text=text, thumbnails=thumbnails, beside=beside)
             text = ""
 
 
