@@ -38,7 +38,7 @@ from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from vision_ops.augment import AugmentConfig
-from vision_ops.learners.adversaries import as_images
+from vision_ops.learners.adversaries import as_images, usual_optim
 from vision_ops.learners.gan import GanLearner, GanLearnerConfig, GanModelConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.losses.adversarial import AdversarialConfig
@@ -59,18 +59,8 @@ class Config(TrainingJobConfig):
     """pictures to choose the best epoch by; without uri: a part of the data"""
     model: GanModelConfig = field(default_factory=GanModelConfig)
     """which networks, and the size of the pictures"""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            optimizer="adam",
-            learning_rate=2e-4,
-            momentum=0.5,
-            schedule="constant",
-            warmup=0.0,
-            weight_decay=0.0,
-            clip_norm=0.0,
-        )
-    )
-    """how both learn: as Radford et al. (2016, sec. 4)"""
+    optim: OptimConfig = field(default_factory=usual_optim)
+    """how both learn"""
     loss: AdversarialConfig = field(default_factory=AdversarialConfig)
     """what is minimised"""
     augment: AugmentConfig = field(default_factory=AugmentConfig)

@@ -41,7 +41,7 @@ from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from vision_ops.augment_pairs import PairAugmentConfig
-from vision_ops.learners.adversaries import as_images
+from vision_ops.learners.adversaries import as_images, usual_optim
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.learners.translate import (
     TranslationLearner,
@@ -69,18 +69,8 @@ class Config(TrainingJobConfig):
     """pairs to choose the best epoch by; without uri: a part of the data"""
     model: TranslationModelConfig = field(default_factory=TranslationModelConfig)
     """which networks, the size at which they learn, which half of a pair is given"""
-    optim: OptimConfig = field(
-        default_factory=lambda: OptimConfig(
-            optimizer="adam",
-            learning_rate=2e-4,
-            momentum=0.5,
-            schedule="constant",
-            warmup=0.0,
-            weight_decay=0.0,
-            clip_norm=0.0,
-        )
-    )
-    """how both learn: as Isola et al. (2017, sec. 3.3)"""
+    optim: OptimConfig = field(default_factory=usual_optim)
+    """how both learn"""
     loss: TranslationLossConfig = field(default_factory=TranslationLossConfig)
     """what is minimised"""
     augment: PairAugmentConfig = field(default_factory=PairAugmentConfig)

@@ -14,9 +14,8 @@ from torch import Tensor, nn
 from vision_ops.augment import AugmentConfig
 from vision_ops.augment_pairs import PairAugmentConfig
 from vision_ops.card import read_card
-from vision_ops.learners.adversaries import Adversaries, as_images, as_pixels
+from vision_ops.learners.adversaries import Adversaries, as_images, as_pixels, usual_optim
 from vision_ops.learners.gan import GanLearner, GanLearnerConfig, GanModelConfig
-from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.learners.translate import (
     TranslationLearner,
     TranslationLearnerConfig,
@@ -38,15 +37,7 @@ from vision_ops.noise import Noise, noise_of
 from vision_ops.pairs import PairPreprocess
 from vision_ops.preprocess import Preprocess
 
-OPTIM = OptimConfig(
-    optimizer="adam",
-    learning_rate=5e-3,
-    momentum=0.5,
-    schedule="constant",
-    warmup=0.0,
-    weight_decay=0.0,
-    clip_norm=0.0,
-)
+OPTIM = replace(usual_optim(), learning_rate=5e-3)
 PAIR = PairPreprocess(height_px=16, width_px=16)
 MODEL = TranslationModelConfig(width=4, discriminator_halvings=1, preprocess=PAIR, dropout=0.0)
 SQUARE = Preprocess(height_px=16, width_px=16, resize_px=16)

@@ -140,6 +140,22 @@ class Adversaries:
                 each.requires_grad_()
 
 
+def usual_optim() -> OptimConfig:
+    """How both learn in Radford et al. (2016, sec. 4) and Isola et al. (2017, sec. 3.3).
+
+    A momentum above 0.5 lets the two swing around each other.
+    """
+    return OptimConfig(
+        optimizer="adam",
+        learning_rate=2e-4,
+        momentum=0.5,
+        schedule="constant",
+        warmup=0.0,
+        weight_decay=0.0,
+        clip_norm=0.0,
+    )
+
+
 def refuse_pieces(num_passes: int) -> None:
     """Raise ValueError where a batch is to be gone through in pieces."""
     if num_passes != 1:
