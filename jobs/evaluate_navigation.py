@@ -28,6 +28,7 @@ from dataclasses import dataclass, field, replace
 
 import tyro
 
+from jobs.navigation.attention import attention_of
 from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world, unshaped
 from jobs.navigation.evaluating import POLICIES, PlayConfig, Player, make_work
 from jobs.navigation.evaluation_page import evaluation_page
@@ -62,6 +63,8 @@ class Config:
     """that there are to be, of each policy"""
     films: int = 4
     """greedy episodes that are filmed: half of them the best, half the worst"""
+    attention: bool = False
+    """show in films which parts of what is seen speak for the action that is taken"""
     resources: Resources = field(default_factory=Resources)
     """how it is run: how fast, how patient; never changes a result"""
     storage: StorageConfig = field(default_factory=StorageConfig)
@@ -119,7 +122,8 @@ def finish(run: Run, config: Config, weights: Resolved) -> None:
     run.put("metrics.json", json.dumps(as_json(figures), indent=1).encode())
     player = Player(PlayConfig(weights=str(weights.path), world=config.world))
     actions, greedy = weights.card.classes, played["greedy"]
-    films = film_section(run, player.mind, config.world, actions, greedy, config.films)
+    attention = attention_of(player.mind) if config.attention else None
+    films = film_section(run, player.mind, config.world, actions, greedy, config.films, attention)
     run.lap("films")
     note = other_world(config)
     page = evaluation_page(run, played, figures, films, note)

@@ -2,7 +2,7 @@
 
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
+from jobs.navigation.attention import Attention
 from jobs.navigation.env import WorldConfig
 from jobs.navigation.frames import Moment, Story, draw_frame
 from jobs.navigation.playing import Arena, Episode, Mind, Move, Table
@@ -33,8 +34,15 @@ LAST_S = 2.0
 COLOURS = 128
 """of a GIF"""
 FOLDER = "films"
-Attention = Callable[[np.ndarray, np.ndarray, int], np.ndarray]
-"""of uint8 (F, H, W, 3), what is remembered and an action: float (h, w), 0..1"""
+TEXT = (
+    "Greedy episodes. On the left what the agent sees, beside it the map with the way it went, "
+    "then the probability of each action, the chosen one in blue, the value (the return that "
+    "it expects from there on), the step and the return so far. The files are in films/."
+)
+BRIGHT = (
+    "What is seen is bright where the action that is taken would be the less likely if that part "
+    "were covered (Zeiler and Fergus 2014)."
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,18 +175,23 @@ def film_section(
     actions: Sequence[str],
     played: Sequence[Episode],
     count: int = 2,
+    attention: Attention | None = None,
 ) -> Section:
     """Film the best and the worst of episodes that were played greedily; films/ and their section.
 
-    For who has no arena open: `mind` is a policy's, `actions` names what it does.
+    `mind` is what played them, `actions` names what it does. With `attention` what is seen is dark
+    where it speaks for nothing.
     """
     with closing(Arena(world)) as arena:
-        films = film_episodes(mind, arena, actions, choose_episodes(played, count))
-    return put_films(run, films)
+        films = film_episodes(mind, arena, actions, choose_episodes(played, count), attention)
+    return put_films(run, films, BRIGHT if attention else "")
 
 
-def put_films(run: Run, films: Sequence[Film]) -> Section:
-    """Write films/<seed>-<what>.gif and .mp4, in place of those there were; the section of them."""
+def put_films(run: Run, films: Sequence[Film], told: str = "") -> Section:
+    """Write films/<seed>-<what>.gif and .mp4, in place of those there were; the section of them.
+
+    `told` is said of them besides what is said of all.
+    """
     names = set()
     for film in films:
         for ending, data in (("gif", film.gif), ("mp4", film.mp4)):
@@ -200,11 +213,7 @@ def put_films(run: Run, films: Sequence[Film]) -> Section:
         )
         for film in films
     ]
-    text = (
-        "Greedy episodes. On the left what the agent sees, beside it the map with the way it went, "
-        "then the probability of each action, the chosen one in blue, the value (the return that "
-        "it expects from there on), the step and the return so far. The files are in films/."
-    )
+    text = f"{TEXT} {told}".strip()
     return Section(title="Films", text=text, thumbnails=shown, films=True)
 
 

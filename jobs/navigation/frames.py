@@ -22,6 +22,8 @@ MOST_BARS = 7
 """actions shown; of more the likeliest"""
 BAR_PX, STEP_PX = 6, 22
 LEAST_BAR = 1e-3
+DARK = 0.4
+"""light of what speaks for nothing; the root of the rest, or what speaks for little would too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +47,7 @@ class Moment:
     total: float
     """sum of the rewards so far"""
     attention: np.ndarray | None = None
-    """float (h, w), 0..1: how much each part of what is seen speaks for the action"""
+    """float (H, W), 0..1: how much each pixel that is seen speaks for the action"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,9 +140,7 @@ def _with_trail(picture: Image.Image, trail: Sequence[tuple[float, float]]) -> I
 
 def _lit(view: np.ndarray, attention: np.ndarray) -> np.ndarray:
     """What is seen, dark where it speaks for nothing."""
-    height, width = view.shape[:2]
-    map = Image.fromarray(attention.astype(np.float32)).resize((width, height))
-    light = 0.3 + 0.7 * np.asarray(map).clip(0, 1)[..., None]
+    light = DARK + (1 - DARK) * np.sqrt(attention)[..., None]
     return (view * light).round().astype(np.uint8)
 
 

@@ -212,10 +212,10 @@ class Arena:
                     np.stack([table.memory for table in going]),
                 )
                 for table, chances, value, kept in zip(going, *thought, strict=True):
-                    table.memory = kept
                     action = choose(chances, table.random, greedy=greedy)
                     if watch:
                         watch(table, Move(action, chances, float(value)))
+                    table.memory = kept
                     if table.act(action):
                         done[table.number] = table.episode()
                         if watch:

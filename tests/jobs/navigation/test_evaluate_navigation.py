@@ -19,7 +19,7 @@ from jobs.runtime.checkpoints import BEST
 from jobs.runtime.report.intervals import interval
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
-from jobs.runtime.storage import Storage
+from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.killed import Attempt, parts_of, wait_for_parts
 from tests.jobs.navigation.agents import SMALL, save_agent
 from tests.untrained import save_untrained
@@ -37,10 +37,11 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(scope="module")
 def evaluated(weights: str, tmp_path_factory: pytest.TempPathFactory) -> Run:
-    return main(asked(weights, tmp_path_factory.mktemp("run") / "out", films=2))
+    out = tmp_path_factory.mktemp("run") / "out"
+    return main(asked(weights, out, films=2, attention=True))
 
 
-def asked(weights: str, out: Path, **more: Any) -> Config:
+def asked(weights: str, out: Path | str, **more: Any) -> Config:
     config = Config(
         weights=weights, world=SMALL, episodes=25, films=0, resources=HERE, out=str(out)
     )
@@ -52,14 +53,20 @@ def rows_of(run: Run) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: row["id"])
 
 
-def made_run(folder: Path, weights: str, world: WorldConfig = SMALL, job: str = "") -> str:
+def made_run(
+    folder: Path | str,
+    weights: str,
+    world: WorldConfig = SMALL,
+    job: str = "train_navigation",
+    storage: Storage | None = None,
+) -> str:
     """The directory of a training that is done."""
     opened = Run.open(
         str(folder),
-        job=job or "train_navigation",
+        job=job,
         config={"world": world},
         identity={"world": world},
-        storage=Storage(),
+        storage=storage or Storage(),
     )
     with opened as run:
         run.put(BEST, Path(weights).read_bytes())
@@ -125,6 +132,7 @@ def test_the_shortest_path_stands_beside_them(evaluated: Run):
     for name in ("random", "agent, sampled", "agent, greedy", "shortest path"):
         assert f"<td>{name}</td>" in page
     assert page.count("data:image/gif;base64") == 2
+    assert "What is seen is bright where" in page
     assert len(list(Path(evaluated.path("films")).glob("*.gif"))) == 2
 
 
@@ -207,6 +215,18 @@ def test_rewards_to_learn_by_are_left_out_of_what_is_judged(weights: str, tmp_pa
     rows = rows_of(main(asked(weights, tmp_path, world=shaped, episodes=5)))
     assert rows == rows_of(main(asked(weights, tmp_path, world=SMALL, episodes=5)))
     assert {row["return"] for row in rows if not row["success"]} == {0.0}
+
+
+def test_an_agent_on_s3_is_judged_to_s3(
+    weights: str, bucket: str, s3: StorageConfig, tmp_path: Path
+):
+    storage = Storage(s3)
+    made_run(f"{bucket}/trained", weights, storage=storage)
+    run = main(asked(f"{bucket}/trained", f"{bucket}/judged", episodes=5, films=2, storage=s3))
+    here = main(asked(weights, tmp_path, episodes=5))
+    told = [row | {"uri": ""} for row in rows_of(run)]
+    assert told == [row | {"uri": ""} for row in rows_of(here)]
+    assert len(storage.find(f"{bucket}/judged/films")) == 4
 
 
 def test_a_world_that_raises_ends_the_run_and_says_how_to_come_there(tmp_path: Path):

@@ -148,6 +148,17 @@ def test_a_film_shows_every_moment_of_the_episode_that_was_played():
     arena.close()
 
 
+def test_who_watches_sees_what_was_remembered_before_the_action():
+    def think(seen: np.ndarray, memory: np.ndarray) -> Thought:
+        return Thought(np.full((len(seen), 2), 0.5), np.zeros(len(seen)), memory + 1)
+
+    kept = []
+    Arena(SLOPE).play(
+        (think, 1), [0], greedy=True, watch=lambda table, _: kept.append(table.memory)
+    )
+    assert np.concatenate(kept).tolist() == list(range(21))
+
+
 def test_both_files_have_a_frame_for_each_moment_and_hold_the_last():
     arena = Arena(SLOPE)
     (one,) = arena.play(random_mind(2), [0], greedy=True)  # stays where it is for 20 steps
