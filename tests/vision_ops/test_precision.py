@@ -81,6 +81,13 @@ def weights(folder: Path) -> Path:
 
 
 @pytest.fixture(scope="module")
+def compiled(weights: Path) -> dict[str, bytes]:
+    """The same network for OpenVINO, by precision."""
+    data = convert(weights)
+    return {"fp32": data, "int8": quantise(data, pictures(32, seed=2))}
+
+
+@pytest.fixture(scope="module")
 def sample() -> Sample:
     judged = pictures(40, seed=1)
     return Sample(judged=judged, exact=judged, calibration=pictures(32, seed=2))
@@ -125,11 +132,10 @@ def test_channel_order_scale_mean_and_std_are_in_the_compiled_network(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_compiled_networks_give_the_same_bits_for_any_batching_and_threads(
-    weights, tmp_path, monkeypatch, precision
+    compiled, tmp_path, monkeypatch, precision
 ):
-    data = convert(weights)
     path = tmp_path / "n.openvino"
-    path.write_bytes(data if precision == "fp32" else quantise(data, pictures(32, seed=2)))
+    path.write_bytes(compiled[precision])
     pixels = pictures(70)
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     whole = open_network(path, precision)(pixels)
@@ -206,20 +212,20 @@ threads = [threading.Thread(target=infer) for _ in range(2)]
 
 
 @pytest.mark.slow
-def test_threads_of_a_fresh_process_may_all_be_the_first(weights, tmp_path):
+def test_threads_of_a_fresh_process_may_all_be_the_first(compiled, tmp_path):
     """Once in ten processes OpenVINO's bindings hung there: 60 would all pass twice in a thousand.
 
     Before the network made its first pass itself, that is.
     """
-    (tmp_path / "n.openvino").write_bytes(convert(weights))
+    (tmp_path / "n.openvino").write_bytes(compiled["fp32"])
     command = [sys.executable, "-c", TWO_THREADS, str(tmp_path / "n.openvino")]
     for _ in range(60):
         subprocess.run(command, check=True, timeout=60)
 
 
-def test_what_does_not_fill_a_pass_goes_through_small_ones(weights, tmp_path):
+def test_what_does_not_fill_a_pass_goes_through_small_ones(compiled, tmp_path):
     path = tmp_path / "n.openvino"
-    path.write_bytes(convert(weights))
+    path.write_bytes(compiled["fp32"])
     network = OpenVinoNetwork(path)
     if network.sizes == (32,):
         pytest.skip("small passes give other bits on this CPU")
@@ -248,9 +254,9 @@ def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):
     assert recall(replace(request, embeddings=True)) is None
 
 
-def test_a_compiled_file_is_run_as_it_was_compiled(weights, folder, sample):
+def test_a_compiled_file_is_run_as_it_was_compiled(compiled, folder, sample):
     path = folder / "given.openvino"
-    path.write_bytes(quantise(convert(weights), sample.calibration))
+    path.write_bytes(compiled["int8"])
     verdict, file = choose(request_for(path, folder / "given"), sample)
     assert (verdict.precision, verdict.back_end, file) == ("int8", "openvino", path)
     with pytest.raises(ValueError, match="compiled in int8"):
@@ -331,9 +337,9 @@ def test_a_network_that_cannot_be_compiled_is_run_by_torch_and_that_is_said(fold
     assert "OpenVINO cannot convert it" in verdict.refused["fp32 openvino"]
 
 
-def test_files_in_another_precision_or_broken_are_refused(weights, tmp_path):
+def test_files_in_another_precision_or_broken_are_refused(compiled, tmp_path):
     path = tmp_path / "n.openvino"
-    path.write_bytes(convert(weights))
+    path.write_bytes(compiled["fp32"])
     with pytest.raises(ValueError, match="was compiled in fp32"):
         open_network(path, "int8")
     with pytest.raises(ValueError, match="a compiled network"):
@@ -342,7 +348,7 @@ def test_files_in_another_precision_or_broken_are_refused(weights, tmp_path):
     with pytest.raises(ValueError, match="not a whole compiled network"):
         open_network(path)
     with pytest.raises(ValueError, match="no images"):
-        quantise(convert(weights), pictures(0))
+        quantise(compiled["fp32"], pictures(0))
 
 
 def test_agreement_and_cosine_by_hand():
