@@ -56,6 +56,7 @@ from vision_ops.learners.style import (
     StylePicture,
 )
 from vision_ops.preprocess import Preprocess
+from vision_ops.style.layers import check_classifier
 from vision_ops.weights import Resolved, resolve
 
 FEATURES = "checkpoints/features.safetensors"
@@ -146,6 +147,7 @@ def main(config: Config) -> Run:
     storage = Storage(config.storage)
     features = resolve(config.features, storage.fetch, accept_licence=config.accept_licence)
     # what is not known is said before anything is read
+    check_classifier(features.card, f"features {config.features}")
     config.loss.layers(features.card.network, config.model)
     styles = read_styles(storage, config.styles, config.style_px)
     unseen = read_styles(storage, config.unseen, config.style_px) if config.unseen else ()

@@ -21,7 +21,7 @@ from vision_ops.metrics.colour import colour_error
 from vision_ops.metrics.pictures import psnr, ssim
 from vision_ops.operators.stylize import style_name
 from vision_ops.style.compare import CompareConfig, Comparer, Grams
-from vision_ops.style.features import LAYERS
+from vision_ops.style.layers import LAYERS, layers_of
 from vision_ops.weights import Resolved, resolve
 
 UNTRAINED = "untrained:textures"
@@ -145,7 +145,10 @@ def open_measuring(source: Run, protocol: PictureProtocol, storage: Storage) -> 
 def _features(source: Run, protocol: PictureProtocol, storage: Storage) -> Resolved:
     own = source.manifest["weights"]
     if protocol.features or not is_optimised(source):
-        return resolve(protocol.features or UNTRAINED, storage.fetch)
+        found = resolve(protocol.features or UNTRAINED, storage.fetch)
+        told = f"pictures.features {protocol.features}"
+        layers_of(found.card, protocol.content_layers, protocol.style_layers, told, "pictures.")
+        return found
     if not (own["network"] in LAYERS or (protocol.content_layers and protocol.style_layers)):
         raise ValueError(
             f"pictures.content_layers, pictures.style_layers: must be named for {own['network']}, "

@@ -16,11 +16,12 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.stylize import Config
-from tests.untrained import save_untrained
+from tests.untrained import save_random, save_untrained
 from vision_ops.canvas import Canvas
 from vision_ops.card import Card
 from vision_ops.checkpoint import save_checkpoint
 from vision_ops.models import build
+from vision_ops.noise import Noise
 from vision_ops.operators.stylize import StylizeConfig
 from vision_ops.style.gatys_config import GatysConfig
 
@@ -175,6 +176,7 @@ def test_orientation_and_colour_profile_are_baked_in(weights: str, style: str, t
         ({"styles": ("absent.jpg",)}, "op.styles absent.jpg: cannot be read"),
         ({"style_weights": (1.0, 2.0)}, "2 for 1 styles"),
         ({"style_weights": (0.0,)}, "all are 0"),
+        ({"longest_px": 15}, "op.longest_px 15: must be at least 16"),
         ({"weights": "absent.safetensors"}, "no such file"),
         ({"quality": 0}, "quality 0: must be 1..100"),
     ],
@@ -188,6 +190,34 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
 
     with pytest.raises(ValueError, match=words):
         ask()
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("network", "words"),
+    [
+        ("resnet20", "resnet20; name op.gatys.features.content_layers"),
+        ("dcgan:4x16", "dcgan:4x16 makes pictures; they are compared by features of a classifier"),
+    ],
+)
+def test_a_network_whose_features_are_of_no_use_is_refused_before_anything_is_written(
+    photos: Path, style: str, tmp_path: Path, network: str, words: str
+):
+    if network == "resnet20":
+        weights = save_random(tmp_path / "w.safetensors", network)
+    else:
+        card = Card(
+            network=network,
+            classes=(),
+            preprocess=Noise(length=3),
+            licence="none",
+            source="random",
+            embedding_size=3,
+        )
+        weights = str(tmp_path / "w.safetensors")
+        save_checkpoint(weights, build(network, 3), card)
+    with pytest.raises(ValueError, match=words):
+        stylize.main(asked(photos, weights, style, tmp_path / "out"))
     assert not (tmp_path / "out").exists()
 
 

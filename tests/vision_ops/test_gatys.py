@@ -20,9 +20,10 @@ from vision_ops.losses.style import content_loss, gram_matrix, style_loss, total
 from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 from vision_ops.style import Stylised, Stylist, objective
-from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork
+from vision_ops.style.features import FeatureNetwork
 from vision_ops.style.gatys import Gatys
 from vision_ops.style.gatys_config import CostsConfig, FeaturesConfig, GatysConfig
+from vision_ops.style.layers import LAMBDAS, LAYERS
 
 
 @pytest.fixture(scope="module")

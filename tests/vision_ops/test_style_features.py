@@ -9,14 +9,15 @@ import torch
 import torch.nn.functional as F
 
 from tests.untrained import save_random, save_untrained
-from vision_ops.card import Card
+from vision_ops.card import Card, read_card
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.models import build
 from vision_ops.models.encoder import vgg_aliases
 from vision_ops.normalize import normalize
 from vision_ops.signals import SignalPreprocess
-from vision_ops.style.features import LAMBDAS, LAYERS, FeatureNetwork, default_layers
+from vision_ops.style.features import FeatureNetwork
 from vision_ops.style.gatys_config import Pooling
+from vision_ops.style.layers import LAMBDAS, LAYERS, layers_of
 
 
 @pytest.fixture(scope="module")
@@ -124,7 +125,8 @@ def test_what_cannot_be_compared_by_is_refused(tmp_path: Path):
     with pytest.raises(ValueError, match="has no pooling that could become average"):
         FeatureNetwork(weights, ("stem",), pooling="average")
     with pytest.raises(ValueError, match=r"no layers are known .* resnet20; name content_layers"):
-        default_layers("resnet20", weights)
+        layers_of(read_card(weights), ("stem",), (), weights)
+    assert layers_of(read_card(weights), ("a",), ("b",), weights) == (("a",), ("b",))
     signals = tmp_path / "s.safetensors"
     card = Card(
         network="convnet_1d",

@@ -12,7 +12,8 @@ from vision_ops.checkpoint import load_checkpoint
 from vision_ops.losses.style import content_loss, gram_matrix
 from vision_ops.models import build
 from vision_ops.models.textures import FLAT, GRID, halving, orthogonal
-from vision_ops.style.features import LAYERS, FeatureNetwork
+from vision_ops.style.features import FeatureNetwork
+from vision_ops.style.layers import LAYERS
 from vision_ops.style.tiles import TiledFeatures
 from vision_ops.weights import cache_folder, resolve
 

@@ -18,6 +18,7 @@ from vision_ops.card import Card
 from vision_ops.style import Follower, Stylised, Stylist
 from vision_ops.style.colours import Colours, recoloured
 from vision_ops.style.gatys_config import TILE_PX, GatysConfig
+from vision_ops.style.layers import layers_of
 
 Batch = dict[str, np.ndarray]
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -66,6 +67,8 @@ class StylizeConfig:
 
     def __post_init__(self) -> None:
         self.canvas()
+        if self.longest_px < LEAST_PX:
+            raise ValueError(f"op.longest_px {self.longest_px}: must be at least {LEAST_PX}")
         if self.tile_px < LEAST_TILE_PX:
             raise ValueError(f"op.tile_px {self.tile_px}: must be at least {LEAST_TILE_PX}")
         if self.each and self.style_weights:
@@ -261,6 +264,10 @@ def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
             )
         return True
     if card.paints_any_style or not card.is_painter:
+        if not card.paints_any_style:
+            named = config.gatys.features
+            told = f"op.weights {weights}"
+            layers_of(card, named.content_layers, named.style_layers, told, "op.gatys.features.")
         if not config.styles:
             raise ValueError("op.styles: a picture in whose manner others are to be made")
         if card.paints_any_style:

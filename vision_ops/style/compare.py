@@ -15,7 +15,8 @@ from vision_ops.device import pick_device
 from vision_ops.losses import StyleConvention
 from vision_ops.losses.style import content_loss, gram_matrix, style_loss
 from vision_ops.metrics.features import feature_distance
-from vision_ops.style.features import FeatureNetwork, Layers, default_layers
+from vision_ops.style.features import FeatureNetwork
+from vision_ops.style.layers import layers_of
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 Maps = Mapping[str, Float[Tensor, "1 _ _ _"]]
@@ -29,7 +30,7 @@ class CompareConfig:
     weights: str
     """checkpoint of a classifier of pictures"""
     content_layers: tuple[str, ...] = ()
-    """of the content cost; none: those that `vision_ops.style.features.LAYERS` has"""
+    """of the content cost; none: those that `vision_ops.style.layers.LAYERS` has"""
     style_layers: tuple[str, ...] = ()
     """of style cost and feature distance, the last one of the embedding; none: likewise"""
     convention: StyleConvention = "relative"
@@ -48,13 +49,11 @@ class Comparer:
 
     def __init__(self, config: CompareConfig) -> None:
         self.config = config
-        content, style = config.content_layers, config.style_layers
-        if not (content and style):
-            known = default_layers(read_card(config.weights).network, config.weights)
-            content, style = content or known.content, style or known.style
-        self.layers = Layers(content, style)
+        card = read_card(config.weights)
+        self.layers = layers_of(card, config.content_layers, config.style_layers, config.weights)
         self.device = pick_device()
-        self.features = FeatureNetwork(Path(config.weights), (*content, *style), self.device)
+        wanted = (*self.layers.content, *self.layers.style)
+        self.features = FeatureNetwork(Path(config.weights), wanted, self.device)
 
     @torch.inference_mode()
     def look(self, picture: UInt8[np.ndarray, "_ _ 3"]) -> dict[str, Float[Tensor, "1 _ _ _"]]:

@@ -3,51 +3,19 @@
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.losses import StyleConvention
 from vision_ops.models.encoder import POOLS, find_layer
 from vision_ops.preprocess import Preprocess
 from vision_ops.style.gatys_config import Pooling
+from vision_ops.style.layers import check_classifier
 
 MOST_LEAST_PX = 512
 """side of a picture that every network must be able to take"""
-
-
-class Layers(NamedTuple):
-    """By which layers content and style are told."""
-
-    content: tuple[str, ...]
-    style: tuple[str, ...]
-
-
-RELU_1 = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-LAYERS = {
-    "torchvision:vgg19": Layers(("relu4_2",), RELU_1),  # as Gatys et al. 2016
-    "torchvision:vgg19_bn": Layers(("relu4_2",), RELU_1),
-    # as Johnson et al. 2016
-    "torchvision:vgg16": Layers(("relu3_3",), ("relu1_2", "relu2_2", "relu3_3", "relu4_3")),
-    "torchvision:squeezenet1_1": Layers(
-        ("features.6",), ("features.1", "features.3", "features.4", "features.6", "features.7")
-    ),
-    "textures": Layers(
-        ("stages.1.see",),
-        ("stages.0.see", "stages.1.see", "stages.2.see", "stages.3.see"),
-    ),
-    "residual": Layers(("blocks.1",), ("stem.2", "blocks.0", "blocks.1", "blocks.2")),
-}
-"""what is taken where nothing is said, by the network's name; of others layers must be named"""
-LAMBDAS: dict[tuple[str, StyleConvention], tuple[float, ...]] = {
-    ("torchvision:squeezenet1_1", "paper"): (160_000.0, 4_300.0, 220.0, 11.0, 1.0),
-    ("torchvision:squeezenet1_1", "mean"): (10_000.0, 1_000.0, 55.0, 12.0, 1.0),
-}
-"""weights of the style layers of LAYERS where these give numbers of quite different sizes: one over
-the squares of Gram matrices of paintings (Gatys et al. 2016 scaled their network instead)"""
 
 
 class FeatureNetwork:
@@ -71,8 +39,7 @@ class FeatureNetwork:
     ) -> None:
         self.network, card = load_checkpoint(weights, device)
         self.weights = str(weights)
-        if not isinstance(card.preprocess, Preprocess):
-            raise ValueError(f"{weights}: {card.network} does not take pictures of one size")
+        preprocess = check_classifier(card, str(weights))
         if pooling != "as_trained":
             _pool(self.network, pooling, self.weights)
         self.modules = self._find(card.network, tuple(dict.fromkeys(layers)))
@@ -80,7 +47,7 @@ class FeatureNetwork:
         for module in self.network.modules():
             if hasattr(module, "inplace"):  # else it would change what a layer before it gave
                 module.inplace = False  # pyright: ignore[reportArgumentType]
-        self._set_normalisation(card.preprocess, torch.device(device))
+        self._set_normalisation(preprocess, torch.device(device))
         self.least_side_px = self._least_side()
 
     def __call__(self, pixels: Float[Tensor, "B 3 H W"]) -> dict[str, Float[Tensor, "B _ _ _"]]:
@@ -173,16 +140,6 @@ class _Seen:
         self.maps[name] = out.clone() if len(self.maps) + 1 < self.num_layers else out
         if len(self.maps) == self.num_layers:
             raise _EnoughError
-
-
-def default_layers(network: str, weights: str) -> Layers:
-    """What LAYERS has for a network. Raises ValueError where it has nothing."""
-    if network not in LAYERS:
-        raise ValueError(
-            f"{weights}: no layers are known to be good for {network}; name content_layers and "
-            f"style_layers. They are known for {', '.join(LAYERS)}"
-        )
-    return LAYERS[network]
 
 
 def _pool(network: nn.Module, pooling: Pooling, weights: str) -> None:

@@ -27,11 +27,11 @@ class FeaturesConfig:
 
     content_layers: tuple[str, ...] = ()
     """names of its modules, relu4_2 and the like for a VGG; none: those that
-    `vision_ops.style.features.LAYERS` has for the network"""
+    `vision_ops.style.layers.LAYERS` has for the network"""
     style_layers: tuple[str, ...] = ()
     """likewise"""
     style_layer_weights: tuple[float, ...] = ()
-    """lambda_l of each style layer; none: what `vision_ops.style.features.LAMBDAS` has where
+    """lambda_l of each style layer; none: what `vision_ops.style.layers.LAMBDAS` has where
     style_layers are not named either, else equal ones that add up to 1, as in the paper"""
     pooling: Pooling = "as_trained"
     """average in place of maximum is smoother (Gatys et al. 2016, sec. 2)"""

@@ -18,8 +18,9 @@ from vision_ops.losses.style import (
     style_loss,
     total_variation,
 )
-from vision_ops.style.features import LAMBDAS, FeatureNetwork, Layers, default_layers
-from vision_ops.style.gatys_config import FeaturesConfig, GatysConfig
+from vision_ops.style.features import FeatureNetwork
+from vision_ops.style.gatys_config import GatysConfig
+from vision_ops.style.layers import LAMBDAS, Layers, layers_of
 from vision_ops.style.tiles import Tile, TiledFeatures
 
 logger = logging.getLogger(__name__)
@@ -93,9 +94,9 @@ class Objective:
         self, config: GatysConfig, weights: str | Path, device: torch.device, tile_px: int
     ) -> None:
         self.config = config.costs
-        network = read_card(weights).network
-        self.layers = _layers(config.features, network, str(weights))
-        lambdas = _lambdas(config, self.layers, network)
+        card, named = read_card(weights), config.features
+        self.layers = layers_of(card, named.content_layers, named.style_layers, str(weights))
+        lambdas = _lambdas(config, self.layers, card.network)
         self.lambdas = dict(zip(self.layers.style, lambdas, strict=True))
         names = (*self.layers.content, *self.layers.style)
         self.features = FeatureNetwork(weights, names, device, config.features.pooling)
@@ -228,15 +229,6 @@ def mixed(parts: Sequence[tuple[Mapping[str, Tensor], float]]) -> dict[str, Tens
         layer: torch.stack([share * grams[layer] for grams, share in parts]).sum(dim=0)
         for layer in first
     }
-
-
-def _layers(features: FeaturesConfig, network: str, weights: str) -> Layers:
-    """Those that are named, else what is known to be good for the network."""
-    named = Layers(features.content_layers, features.style_layers)
-    if all(named):
-        return named
-    known = default_layers(network, weights)
-    return Layers(named.content or known.content, named.style or known.style)
 
 
 def _lambdas(config: GatysConfig, layers: Layers, network: str) -> tuple[float, ...]:
