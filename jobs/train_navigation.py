@@ -105,7 +105,7 @@ def rooms_from_the_eye() -> Config:
     return Config(
         agent=AgentConfig(memory="gru"),
         world=WorldConfig(rooms=RoomsConfig(view="eye", shaping=1.0)),
-        training=RolloutConfig(steps=400_000),
+        training=RolloutConfig(steps=200_000),
         out="runs/train_rooms_from_the_eye",
     )
 

@@ -1,6 +1,7 @@
 """The page of an agent's training: curves of what it reached, in rooms learnt in and in others."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from jobs.navigation.judging import best_of
 from jobs.runtime.learner import Metrics
@@ -8,9 +9,12 @@ from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
 from jobs.runtime.report.charts import Series
 from jobs.runtime.report.page import Chart, Figure, Section, Table, page
+from jobs.runtime.report.training import round_up
 from jobs.runtime.run import Run
 
-CURVES = ("success", "return", "length")
+CURVES = ("success", "spl", "return", "length", "entropy")
+NAMES = {"spl": "Path efficiency (SPL)", "entropy": "Entropy of the policy"}
+SHARES = ("success", "spl")
 COLUMNS = ("step", "success", "spl", "return", "length", "train_success", "train_return", "entropy")
 
 
@@ -32,7 +36,7 @@ def write_training_page(run: Run, history: Sequence[Metrics], films: Section | N
     rows = [[judged.get(name, "") for name in COLUMNS] for judged in history]
     sections = [
         *([films] if films else []),
-        Section(title="What it learnt", charts=[_curve(name, history) for name in CURVES]),
+        Section(title="What it learnt", charts=_curves(history)),
         Section(
             title="Judgements",
             tables=[Table(columns=[name.replace("_", " ") for name in COLUMNS], rows=rows)],
@@ -43,20 +47,37 @@ def write_training_page(run: Run, history: Sequence[Metrics], films: Section | N
     return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
 
 
+def _curves(history: Sequence[Metrics]) -> list[Chart]:
+    """Of what there are numbers; rewards while learning hold shaping, and are another thing."""
+    return [_curve(name, history) for name in CURVES if any(name in each for each in history)]
+
+
 def _curve(name: str, history: Sequence[Metrics]) -> Chart:
-    sides = [
-        ("greedy, in unseen rooms", name, "strong"),
-        ("as it learns", f"train_{name}", "curve"),
+    sides: list[tuple[str, str, Literal["strong", "curve"]]] = [
+        ("greedy, in unseen rooms", name, "strong")
     ]
+    if name in ("success", "length"):
+        sides.append(("as it learns", f"train_{name}", "curve"))
+    if name == "entropy":
+        sides = [("as it learns", name, "curve")]
     series = []
     for told, key, kind in sides:
         there = [judged for judged in history if key in judged]
         if there:
             x, y = [judged["step"] for judged in there], [judged[key] for judged in there]
             series.append(Series(name=told, x=x, y=y, kind=kind))
-    last = history[-1]["step"]
-    lowest = min(min(0.0, *one.y) for one in series)
+    lowest = min(min(one.y) for one in series)
     highest = max(max(one.y) for one in series)
-    top = 1.0 if name == "success" else max(highest, 1e-9)
-    svg = charts.lines(series, "steps", name, x_range=(0, last), y_range=(lowest, top), height=300)
-    return Chart(title=name.capitalize(), svg=svg, caption="")
+    svg = charts.lines(
+        series,
+        "steps",
+        name,
+        x_range=(0, history[-1]["step"]),
+        x_ticks=[(n, f"{n / 1_000:g}k") for n, _ in charts.count_ticks(int(history[-1]["step"]))],
+        y_range=(
+            -round_up(-lowest) if lowest < 0 else 0.0,
+            1.0 if name in SHARES else round_up(max(highest, 1e-9)),
+        ),
+        height=300,
+    )
+    return Chart(title=NAMES.get(name, name.capitalize()), svg=svg, caption="")
