@@ -15,6 +15,8 @@ from jobs.runtime.run import Run
 NUM_BINS = 8
 NUM_COUNTS = 20
 """bars of a histogram of actions"""
+NUM_TICKS = 5
+"""of an axis: its end is a multiple"""
 NUM_FAILURES = 50
 KINDS = {"greedy": "strong", "sampled": "curve", "random": "curve"}
 TEXT = (
@@ -86,7 +88,7 @@ def _by_distance(played: Mapping[str, Sequence[Episode]], shortest: np.ndarray) 
         series,
         "actions of the shortest path",
         "success",
-        x_range=(0, float(shortest.max())),
+        x_range=(0, float(-(-shortest.max() // NUM_TICKS) * NUM_TICKS)),
         height=300,
     )
     return Chart(title="Success by how far the goal is", svg=svg)

@@ -31,8 +31,8 @@ second moment would hide what goes to and fro"""
 FPS, FPS_OF_LONG, LONG_FRAMES = 4, 10, 60
 LAST_S = 2.0
 """for which the end is shown"""
-COLOURS = 128
-"""of a GIF"""
+COLOURS = 255
+"""of a GIF; one more says: as before"""
 FOLDER = "films"
 TEXT = (
     "Greedy episodes. On the left what the agent sees, beside it the map with the way it went, "
@@ -221,7 +221,8 @@ def tell(episode: Episode) -> str:
     """How an episode went, in a few words."""
     known = f", shortest {episode.shortest}" if episode.shortest > 0 else ""
     reached = "goal reached in" if episode.success else "failed after"
-    return f"{reached} {episode.length} actions{known}"
+    actions = "action" if episode.length == 1 else "actions"
+    return f"{reached} {episode.length} {actions}{known}"
 
 
 def to_gif(frames: Sequence[Image.Image]) -> bytes:

@@ -165,14 +165,16 @@ class Table:
     @contextmanager
     def _naming(self) -> Iterator[None]:
         """What a world raises is a bug of it: an episode left out would leave figures that are of
-        the episodes without bugs. So it ends the play, and says how to come there again."""
+        the episodes without bugs. So it ends the play, and says how to come there again. The error
+        takes the place of the world's, trace and all: Ray tells the innermost of several."""
         try:
             yield
-        except Exception as bug:
-            raise RuntimeError(
+        except Exception as bug:  # noqa: BLE001 - it is raised again, below
+            told = (
                 f"world.name {self.world}: the episode of seed {self.seed} raised after the "
                 f"actions {self.actions}: {type(bug).__name__}: {bug}"
-            ) from bug
+            )
+            raise RuntimeError(told).with_traceback(bug.__traceback__) from None
 
 
 Watch = Callable[[Table, Move | None], None]

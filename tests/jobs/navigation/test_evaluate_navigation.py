@@ -1,10 +1,12 @@
 """Episodes by number: each once, the same whatever else is played; figures that a loop confirms."""
 
 import json
+import re
 import signal
+import traceback
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pytest
@@ -137,7 +139,9 @@ def test_the_shortest_path_stands_beside_them(evaluated: Run):
 
 
 @pytest.mark.parametrize("memory", ["none", "gru"])
-def test_an_episode_is_the_same_whatever_is_played_beside_it(tmp_path: Path, memory: Any):
+def test_an_episode_is_the_same_whatever_is_played_beside_it(
+    tmp_path: Path, memory: Literal["none", "gru"]
+):
     agent = save_agent(tmp_path / "agent.safetensors", memory=memory)
     player = Player(PlayConfig(weights=agent, world=SMALL))
     numbers = np.random.default_rng(0).permutation(120)[:, None]
@@ -229,13 +233,24 @@ def test_an_agent_on_s3_is_judged_to_s3(
     assert len(storage.find(f"{bucket}/judged/films")) == 4
 
 
-def test_a_world_that_raises_ends_the_run_and_says_how_to_come_there(tmp_path: Path):
+@pytest.mark.parametrize("engine", ["inline", "ray"])
+def test_a_world_that_raises_ends_the_run_and_says_how_to_come_there(
+    tmp_path: Path, engine: Literal["inline", "ray"], request: pytest.FixtureRequest
+):
+    if engine == "ray":
+        request.getfixturevalue("local_ray")
     agent = save_agent(tmp_path / "agent.safetensors", BROKEN)
-    config = asked(agent, tmp_path / "out", world=BROKEN, episodes=60)
-    seed = FIRST_SEED["test"] + -FIRST_SEED["test"] % 3
-    told = rf"broken_slope: the episode of seed {seed} raised after the actions \[\d, \d\]: "
-    with pytest.raises(RuntimeError, match=told + "ZeroDivisionError: the world fell apart"):
+    resources = Resources(engine=engine, actors=1)
+    config = asked(agent, tmp_path / "out", world=BROKEN, episodes=60, resources=resources)
+    seeds = [seed for seed in range(FIRST_SEED["test"], FIRST_SEED["test"] + 60) if seed % 3 == 0]
+    told = r"broken_slope: the episode of seed (\d+) raised after the actions \[\d, \d\]: "
+    with pytest.raises(RuntimeError, match=told + "ZeroDivisionError: the world fell apart") as bug:
         main(config)
+    found = re.search(told, str(bug.value))
+    assert found is not None
+    assert int(found[1]) in seeds
+    if engine == "inline":
+        assert "in step" in "".join(traceback.format_tb(bug.tb))
     assert not parts_of(tmp_path / "out")
 
 
