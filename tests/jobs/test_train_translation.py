@@ -334,7 +334,8 @@ def test_pairs_that_others_made_are_read(shared_data: Path, tmp_path: Path):
     model = TranslationModelConfig(
         width=4, preprocess=PairPreprocess(tolerance=0.7), discriminator_halvings=2
     )
-    config = parse(["--training.epochs", "1", "--resources.engine", "inline"])
+    words = ["--training.epochs", "2", "--optim.learning-rate", "3e-3"]  # for a network so small
+    config = parse([*words, "--resources.engine", "inline"])
     config = replace(
         config,
         data=Source(uri=str(shared_data / "facades" / "train")),
@@ -343,4 +344,4 @@ def test_pairs_that_others_made_are_read(shared_data: Path, tmp_path: Path):
     )
     run = main(config)
     assert sum(run.manifest["counts"].values()) == 100
-    assert metrics_of(tmp_path)[0]["difference"] < 0.25
+    assert metrics_of(tmp_path)[-1]["difference"] < 0.25
