@@ -36,8 +36,9 @@ COLOURS = 255
 FOLDER = "films"
 TEXT = (
     "Greedy episodes. On the left what the agent sees, beside it the map with the way it went, "
-    "then the probability of each action, the chosen one in blue, the value (the return that "
-    "it expects from there on), the step and the return so far. The files are in films/."
+    "then the probability of each action, the chosen one in blue, the value (the return that it "
+    "learnt to expect from there on, with the rewards that were there to learn by), the step and "
+    "the return so far, without those. The files are in films/."
 )
 BRIGHT = (
     "What is seen is bright where the action that is taken would be the less likely if that part "
