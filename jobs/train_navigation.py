@@ -86,7 +86,7 @@ def four_rooms() -> Config:
     return Config(
         world=WorldConfig(rooms=RoomsConfig(size=13, num_rooms=4, shaping=1.0)),
         agent=AgentConfig(memory="gru"),
-        training=RolloutConfig(steps=1_000_000),
+        training=RolloutConfig(steps=400_000),
         out="runs/train_four_rooms",
     )
 
