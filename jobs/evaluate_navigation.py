@@ -29,7 +29,7 @@ from dataclasses import dataclass, field, replace
 import tyro
 
 from jobs.navigation.attention import attention_of
-from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world, unshaped
+from jobs.navigation.env import FIRST_SEED, WorldConfig, tried, unshaped
 from jobs.navigation.evaluating import POLICIES, PlayConfig, Player, make_work
 from jobs.navigation.evaluation_page import evaluation_page
 from jobs.navigation.figures import all_figures, as_json, read_episodes, text_of
@@ -87,9 +87,7 @@ def main(config: Config) -> Run:
     """Play the episodes, film some, write the report, and return the finished run."""
     storage = Storage(config.storage)
     weights = open_agent(config.weights, storage, accept_licence=config.accept_licence)
-    env = make_world(config.world)
-    check_fits(weights.card, config.weights, config.world, interface_of(env))
-    env.close()
+    check_fits(weights.card, config.weights, config.world, tried(config.world))
     origin = Origin(source=Source(uri=config.weights), storage=storage)
     opened = Run.open(
         config.out,

@@ -2,6 +2,7 @@
 
     python -m jobs.train_navigation                         # rooms of our own, seen from above
     python -m jobs.train_navigation door_key                # a preset: DoorKey-5x5 of MiniGrid
+    python -m jobs.train_navigation rooms_from_the_eye      # others: four_rooms
     python -m jobs.train_navigation --world.name Empty-8x8 --agent.memory gru --out s3://b/agent
 
 learns   in rooms drawn from seeds; what it is judged by, and tested on, are rooms of other seeds
@@ -16,7 +17,8 @@ writes   checkpoints/best.safetensors           policy and value, with their car
                                                 policy_loss, vf_loss, entropy
          report/index.html                      curves, films of the best and of the worst episode
 
-The same command goes on from the last checkpoint.
+The same command goes on from the last checkpoint: with its weights and optimisers, in other rooms
+than an undisturbed run would see. What is finished goes on as another run, by `--agent.weights`.
 """
 
 import hashlib
@@ -28,7 +30,7 @@ from dataclasses import dataclass, field, replace
 from torch import Tensor
 
 from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world
+from jobs.navigation.env import FIRST_SEED, WorldConfig, tried
 from jobs.navigation.film import film_section
 from jobs.navigation.judging import best_of, describe
 from jobs.navigation.layouts import RoomsConfig
@@ -74,6 +76,10 @@ class Config:
     """episodes that the report shows, filmed by the best policy; 0: none"""
     out: str = "runs/train_navigation"
     """run directory, local path or s3:// URI"""
+
+    def __post_init__(self) -> None:
+        if self.films < 0:
+            raise ValueError(f"films {self.films}: must not be negative")
 
 
 def rooms() -> Config:
@@ -124,9 +130,7 @@ def main(config: Config) -> Run:
     start = None
     if name := config.agent.weights:
         start = resolve(name, storage.fetch, accept_licence=config.accept_licence)
-    env = make_world(config.world)
-    interface = interface_of(env)
-    env.close()
+    interface = tried(config.world)
     card, first = begin(config.agent, config.world, interface, start)
     opened = Run.open(
         config.out,
@@ -203,7 +207,7 @@ def about(card: Card) -> dict[str, object]:
 
 def describe_plan(run: Run, config: Config, card: Card) -> str:
     """What would be trained. Starts no Ray, writes nothing."""
-    _, height, width, _ = interface_of(make_world(config.world)).shape
+    _, height, width, _ = tried(config.world).shape
     lines = {
         "run directory": f"{run.uri} ({run.manifest.get('status', 'not begun')})",
         "world": f"{config.world.name}, {config.world.frames} x {height} x {width} pixels",

@@ -6,7 +6,9 @@ number in common, so that no room is ever learnt in and judged by.
 """
 
 import importlib
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal, cast
 
@@ -21,6 +23,8 @@ from jobs.navigation.rooms import ACTIONS, Rooms
 Part = Literal["train", "validation", "test"]
 FIRST_SEED: dict[Part, int] = {"train": 0, "validation": 1 << 30, "test": 3 << 29}
 """of each part's episodes: the ranges end where the next begins, the last at 2^31"""
+MOST_STEPS = 10_000
+"""of an episode in a world that sets no end to it"""
 MOVES = ("left", "right", "forward")
 MINIGRID_ACTIONS = (*MOVES, "pickup", "drop", "toggle", "done")
 MATTER: dict[str, tuple[str, ...]] = {
@@ -29,7 +33,7 @@ MATTER: dict[str, tuple[str, ...]] = {
     "MultiRoom": (*MOVES, "toggle"),
     **dict.fromkeys(("DoorKey", "Unlock", "UnlockPickup"), (*MOVES, "pickup", "toggle")),
 }
-"""actions that can matter in a family of MiniGrid's worlds; of others all but `done`"""
+"""actions that can matter in MiniGrid's worlds whose names begin so; in others all but `done`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +48,8 @@ class WorldConfig:
     tile_px: int = 8
     """pixels of a tile's side in MiniGrid's pictures, which show 7 x 7 tiles"""
     max_steps: int = 0
-    """steps after which an episode of any world has failed; 0: as the world has it"""
+    """steps after which an episode of any world has failed; 0: as the world has it, 10,000 at most:
+    one that never ends would be played for ever"""
     frames: int = 1
     """pictures that are seen at a time, the newest and those before it"""
 
@@ -72,11 +77,18 @@ class Episodes(gymnasium.Wrapper):
     `reset(options={"episode": s})` one episode alone, whose seed is s. `info` has "seed" at the
     start and "success" at the end: what the world says (`success`, `is_success`), else whether it
     ended, before its steps did, with a reward.
+
+    What a world raises is a bug of it: an episode left out would leave figures that are of the
+    episodes without bugs. So it is raised, as a RuntimeError that says how to come there again. It
+    takes the place of the world's, trace and all: Ray tells the innermost of several.
     """
 
-    def __init__(self, env: gymnasium.Env) -> None:
+    def __init__(self, env: gymnasium.Env, name: str) -> None:
         super().__init__(env)
+        self.name = name
         self.random = np.random.default_rng()
+        self.seed, self.actions = -1, list[int]()
+        self.is_looked_at = False
 
     def reset(
         self, *, seed: int | None = None, options: dict[str, Any] | None = None
@@ -87,16 +99,43 @@ class Episodes(gymnasium.Wrapper):
         episode = (options or {}).get("episode", -1)
         if episode < 0:
             episode = int(self.random.integers(FIRST_SEED["train"], FIRST_SEED["validation"]))
-        observation, info = self.env.reset(seed=episode)
+        self.seed, self.actions = episode, []
+        with self._naming():
+            observation, info = self.env.reset(seed=episode)
+        if not self.is_looked_at:
+            self._look_at(np.asarray(observation))
         return observation, {**info, "seed": episode}
 
     def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
         """See the class."""
-        observation, reward, terminated, truncated, info = self.env.step(action)
+        with self._naming():
+            observation, reward, terminated, truncated, info = self.env.step(action)
+        self.actions.append(int(action))
         if terminated or truncated:
             reached = info.get("success", info.get("is_success", terminated and float(reward) > 0))
             info = {**info, "success": bool(reached)}
         return observation, reward, terminated, truncated, info
+
+    def _look_at(self, seen: np.ndarray) -> None:
+        """Raise ValueError where the first picture is none that the world says it shows."""
+        space = cast(Box, self.env.observation_space)
+        if (seen.shape, seen.dtype) != (space.shape, space.dtype):
+            raise ValueError(
+                f"world.name {self.name}: shows {seen.dtype} {seen.shape}, and says that it shows "
+                f"{space.dtype} {space.shape}"
+            )
+        self.is_looked_at = True
+
+    @contextmanager
+    def _naming(self) -> Iterator[None]:
+        try:
+            yield
+        except Exception as bug:  # noqa: BLE001 - it is raised again, below
+            told = (
+                f"world.name {self.name}: the episode of seed {self.seed} raised after the "
+                f"actions {self.actions}: {type(bug).__name__}: {bug}"
+            )
+            raise RuntimeError(told).with_traceback(bug.__traceback__) from None
 
 
 class Chosen(gymnasium.ActionWrapper):
@@ -121,14 +160,26 @@ def make_world(config: WorldConfig) -> gymnasium.Env:
     else:
         env = _minigrid(config)
     _check(env, config.name)
-    if config.max_steps:
-        env = gymnasium.wrappers.TimeLimit(env, config.max_steps)
-    return FrameStackObservation(Episodes(env), config.frames, padding_type="reset")
+    env = gymnasium.wrappers.TimeLimit(env, config.max_steps or MOST_STEPS)
+    return FrameStackObservation(Episodes(env, config.name), config.frames, padding_type="reset")
 
 
 def unshaped(config: WorldConfig) -> WorldConfig:
     """The same world without rewards that are there to learn by: what an agent is judged in."""
     return replace(config, rooms=replace(config.rooms, shaping=0.0))
+
+
+def tried(config: WorldConfig) -> Interface:
+    """What an agent of this world is made for, after a look at it.
+
+    Raises ValueError for what does not exist, is not seen, or shows other pictures than it says.
+    """
+    env = make_world(config)
+    try:
+        env.reset(seed=0)
+        return interface_of(env)
+    finally:
+        env.close()
 
 
 def interface_of(env: gymnasium.Env) -> Interface:
@@ -160,31 +211,35 @@ def _minigrid(config: WorldConfig) -> gymnasium.Env:
         ) from missing
     from minigrid.wrappers import ImgObsWrapper, RGBImgPartialObsWrapper
 
-    known = sorted(name for name in gymnasium.registry if name.startswith("MiniGrid-"))
-    found = next(
-        (n for n in known if config.name in (n, n[len("MiniGrid-") :].rpartition("-")[0])), ""
-    )
-    if not found:
-        near = [
-            name for name in known if name.lower().startswith(f"minigrid-{config.name[:4].lower()}")
-        ]
+    found, known = "", dict[str, str]()
+    for name in sorted(name for name in gymnasium.registry if name.startswith("MiniGrid-")):
+        known[name.removeprefix("MiniGrid-").rpartition("-")[0]] = name  # its latest version
+        if config.name == name:
+            found = name
+    if not (found := found or known.get(config.name, "")):
+        near = [name for name in known if name.lower().startswith(config.name[:4].lower())]
         raise ValueError(
             f"world.name {config.name!r}: neither rooms nor module:function, and MiniGrid "
             f"{minigrid.__version__} has none of it; {'near it: ' if near else 'it has '}"
-            + ", ".join(name[len("MiniGrid-") :].rpartition("-")[0] for name in near or known)
+            + ", ".join(near or known)
         )
     env = gymnasium.make(found, render_mode="rgb_array", disable_env_checker=True)
     env = ImgObsWrapper(RGBImgPartialObsWrapper(env, tile_size=config.tile_px))
-    matter = MATTER.get(found.split("-")[1], MINIGRID_ACTIONS[:-1])
+    kind = found.removeprefix("MiniGrid-")
+    families = [actions for family, actions in MATTER.items() if kind.startswith(family)]
+    matter = families[0] if families else MINIGRID_ACTIONS[:-1]
     return Chosen(env, [MINIGRID_ACTIONS.index(name) for name in matter])
 
 
 def _by_function(name: str) -> gymnasium.Env:
     module, _, function = name.partition(":")
     try:
-        env = getattr(importlib.import_module(module), function)()
-    except (ModuleNotFoundError, AttributeError) as missing:
-        raise ValueError(f"world.name {name}: {missing}") from missing
+        make = getattr(importlib.import_module(module), function)
+        inspect.signature(make).bind()
+    except (ModuleNotFoundError, AttributeError, TypeError) as wrong:
+        told = f"wanted {module}:FUNCTION, called without arguments: {wrong}"
+        raise ValueError(f"world.name {name}: {told}") from wrong
+    env = make()
     if not isinstance(env, gymnasium.Env):
         raise ValueError(f"world.name {name}: returned {type(env).__name__}, no gymnasium.Env")
     return env

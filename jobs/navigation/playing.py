@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -137,14 +137,12 @@ class Table:
         self.rewards: list[float] = []
         self.actions: list[int] = []
         self.is_over = self.success = False
-        with self._naming():
-            self.seen, info = self.env.reset(options={"episode": seed})
+        self.seen, info = self.env.reset(options={"episode": seed})
         self.shortest = int(info.get("shortest", shortest_actions(self.env)))
 
     def act(self, action: int) -> bool:
         """One step; whether it was the last."""
-        with self._naming():
-            self.seen, reward, terminated, truncated, info = self.env.step(action)
+        self.seen, reward, terminated, truncated, info = self.env.step(action)
         self.rewards.append(float(reward))
         self.actions.append(action)
         self.is_over = bool(terminated or truncated)
@@ -161,20 +159,6 @@ class Table:
             shortest=self.shortest,
             actions=tuple(self.actions),
         )
-
-    @contextmanager
-    def _naming(self) -> Iterator[None]:
-        """What a world raises is a bug of it: an episode left out would leave figures that are of
-        the episodes without bugs. So it ends the play, and says how to come there again. The error
-        takes the place of the world's, trace and all: Ray tells the innermost of several."""
-        try:
-            yield
-        except Exception as bug:  # noqa: BLE001 - it is raised again, below
-            told = (
-                f"world.name {self.world}: the episode of seed {self.seed} raised after the "
-                f"actions {self.actions}: {type(bug).__name__}: {bug}"
-            )
-            raise RuntimeError(told).with_traceback(bug.__traceback__) from None
 
 
 Watch = Callable[[Table, Move | None], None]

@@ -49,7 +49,8 @@ class RolloutConfig:
     """How much is learnt, from how much at once, and on what it is judged."""
 
     steps: int = 120_000
-    """actions that the agent takes while learning, over all worlds together"""
+    """actions that the agent takes while learning, over all worlds together, in whole batches;
+    another number is another run"""
     batch_steps: int = 2_048
     """steps between two updates of the policy"""
     minibatch_steps: int = 256

@@ -89,6 +89,8 @@ class Pupil:
         self.begun_at: int = kept.get("step", 0)
         self.seconds: float = kept.get("seconds", 0.0)
         self.step = self.begun_at
+        if kept:
+            logger.info("going on from step %s", f"{self.begun_at:,}")
         self.told: Metrics = {}
         learn = rest_of(lesson.learn, self.begun_at / lesson.rollout.steps)
         left = replace(lesson.rollout, steps=max(1, lesson.rollout.steps - self.begun_at))

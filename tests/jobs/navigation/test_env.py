@@ -10,9 +10,11 @@ import pytest
 
 from jobs.navigation.env import (
     FIRST_SEED,
+    MOST_STEPS,
     WorldConfig,
     interface_of,
     make_world,
+    tried,
 )
 from jobs.navigation.shortest import shortest_actions
 
@@ -26,6 +28,8 @@ CORRIDOR = "tests.jobs.navigation.worlds:corridor"
         ("Empty-8x8", (1, 56, 56, 3), ("left", "right", "forward")),
         ("MiniGrid-FourRooms-v0", (1, 56, 56, 3), ("left", "right", "forward")),
         ("DoorKey-5x5", (1, 56, 56, 3), ("left", "right", "forward", "pickup", "toggle")),
+        ("SimpleCrossingS9N1", (1, 56, 56, 3), ("left", "right", "forward")),
+        ("LavaGapS5", (1, 56, 56, 3), ("left", "right", "forward")),
         ("MultiRoom-N2-S4", (1, 56, 56, 3), ("left", "right", "forward", "toggle")),
         (CORRIDOR, (1, 36, 40, 3), ("stay", "go")),
     ],
@@ -54,6 +58,27 @@ def test_the_actions_that_matter_are_the_worlds_own_numbers():
     world.agent_dir = 0
     env.step(interface_of(env).actions.index("pickup"))
     assert world.carrying is key
+
+
+def test_a_world_that_shows_other_pictures_than_it_says_is_refused():
+    told = r"liar: shows uint8 \(30, 40, 3\), and says that it shows uint8 \(36, 40, 3\)"
+    with pytest.raises(ValueError, match=told):
+        tried(WorldConfig(name="tests.jobs.navigation.worlds:liar"))
+
+
+def test_an_episode_that_its_world_never_ends_is_ended():
+    env = make_world(WorldConfig(name="tests.jobs.navigation.worlds:endless"))
+    env.reset(seed=0)
+    ended = [env.step(0)[3] for _ in range(MOST_STEPS)]
+    assert ended == [False] * (MOST_STEPS - 1) + [True]
+
+
+def test_of_several_versions_of_a_world_the_latest_is_meant():
+    names = [n for n in gymnasium.registry if n.startswith("MiniGrid-ObstructedMaze-Full-")]
+    assert len(names) > 1
+    env = make_world(WorldConfig(name="ObstructedMaze-Full"))
+    assert env.spec is not None
+    assert env.spec.id == max(names)
 
 
 def test_an_episode_by_its_seed_is_the_same_and_others_are_not():
@@ -112,6 +137,8 @@ def test_every_world_ends_after_as_many_steps_as_asked():
         ("Nowhere", "it has BlockedUnlockPickup"),
         ("tests.jobs.navigation.worlds:missing", "has no attribute 'missing'"),
         ("no_such_module:corridor", "No module named 'no_such_module'"),
+        ("tests.jobs.navigation.worlds:wanting", "missing a required argument: 'size'"),
+        ("tests.jobs.navigation.worlds:SIZE", "is not a callable object"),
         ("tests.jobs.navigation.worlds:nothing", "returned NoneType, no gymnasium.Env"),
         ("tests.jobs.navigation.worlds:pole", r"Box\(.*\); wanted pictures, uint8 \(H, W, 3\)"),
     ],

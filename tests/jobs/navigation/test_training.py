@@ -141,7 +141,8 @@ def test_an_attempt_goes_on_where_the_last_one_was_broken_off(local_ray: None, t
     steps = replace(SHORT, steps=1_024, target_success=2.0)
     config = request(tmp_path / "run", world=world, training=steps)
     Outage.steps_left = 750  # some 30 of each judgement are steps as well
-    with pytest.raises(ConnectionError, match="the world is gone"):
+    told = r"outage: the episode of seed \d+ raised after the actions \[.*\]: ConnectionError"
+    with pytest.raises(RuntimeError, match=told):
         main(config)
     first = Run.load(config.out, Storage(StorageConfig()))
     assert first.manifest["status"] == "interrupted"
@@ -291,6 +292,8 @@ def test_weights_that_classify_no_pictures_are_refused(tmp_path: Path):
         main(request(tmp_path / "run", agent=AgentConfig(weights=str(path))))
     with pytest.raises(ValueError, match="frozen"):
         AgentConfig(frozen=True)
+    with pytest.raises(ValueError, match="films -1"):
+        Config(films=-1)
 
 
 def test_a_dry_run_says_what_would_be_done_and_leaves_nothing(

@@ -50,6 +50,35 @@ class Outage(Corridor):
         return super().step(action)
 
 
+class Liar(Corridor):
+    """Shows other pictures than its observation space says."""
+
+    def _seen(self) -> np.ndarray:
+        return super()._seen()[:30]
+
+
+class Endless(Corridor):
+    """Nobody arrives, and nothing is broken off."""
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        return self._seen(), 0.0, False, False, {}
+
+
+SIZE = 5
+
+
+def wanting(size: int) -> gymnasium.Env:
+    raise AssertionError(f"called with {size}")
+
+
+def liar() -> gymnasium.Env:
+    return Liar()
+
+
+def endless() -> gymnasium.Env:
+    return Endless()
+
+
 def outage() -> gymnasium.Env:
     return Outage()
 
