@@ -1,6 +1,7 @@
 """Clips made by PyAV itself, and what comes out of them where everything is decoded."""
 
 import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -88,10 +89,14 @@ def made(way: str | Made, frames: np.ndarray | None = None, **settings: Any) -> 
     """A file of these frames; `settings` are attributes of the stream."""
     way = WAYS[way] if isinstance(way, str) else way
     frames = FRAMES if frames is None else frames
-    with TemporaryDirectory() as folder:  # an index goes first when the file is opened again
-        path = Path(folder) / "clip"
-        _write(path, way, frames, settings)
-        return path.read_bytes()
+    usual = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        with TemporaryDirectory() as folder:  # an index goes first when the file is opened again
+            path = Path(folder) / "clip"
+            _write(path, way, frames, settings)
+            return path.read_bytes()
+    finally:  # SVT-AV1 makes root's thread a real-time one, which starves those that it waits for
+        os.sched_setscheduler(0, *usual)
 
 
 def _write(path: Path, way: Made, frames: np.ndarray, settings: Mapping[str, Any]) -> None:
