@@ -40,9 +40,8 @@ def make_algorithm(
 ) -> PPO:
     """RLlib's algorithm for an agent of this card in this world; Ray is up."""
     register_env("argus_world", _make_env)
-    gymnasium.registry.pop(
-        REGISTERED, None
-    )  # a second algorithm of a process would be warned of it
+    # else a second algorithm of a process is warned of
+    gymnasium.registry.pop(REGISTERED, None)
     reinforce, share = learn.algorithm == "reinforce", max(1, placement.learners)
     spec = module_spec(ModuleConfig(card=card, frozen=frozen))
     config = (

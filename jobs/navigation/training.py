@@ -93,7 +93,13 @@ class Pupil:
             logger.info("going on from step %s", f"{self.begun_at:,}")
         self.told: Metrics = {}
         learn = rest_of(lesson.learn, self.begun_at / lesson.rollout.steps)
-        left = replace(lesson.rollout, steps=max(1, lesson.rollout.steps - self.begun_at))
+        rollout = lesson.rollout
+        # of a seed of its own: each attempt would meet the rooms of the first one again
+        left = replace(
+            rollout,
+            steps=max(1, rollout.steps - self.begun_at),
+            seed=rollout.seed + self.begun_at,
+        )
         have = ray.cluster_resources()
         placement = place(lesson.resources, have.get("CPU", 0.0), have.get("GPU", 0.0))
         self.algorithm: PPO = make_algorithm(
@@ -157,9 +163,9 @@ class Pupil:
             self.run.put(f"checkpoints/{name}", data)
             if is_best:
                 self.run.put(f"checkpoints/{name.replace('last', 'best', 1)}", data)
-        self._keep()
         lines = [json.dumps(line) + "\n" for line in self.history]
         self.run.put(METRICS, "".join(lines).encode())
+        self._keep()  # last: a judgement counts as done once all that it left is there
         logger.info("%s", describe(judged, rollout.steps))
 
     def _keep(self) -> None:
@@ -178,11 +184,8 @@ class Pupil:
 
     def _line(self, progress: Progress) -> str:
         parts = [f"{progress.share:4.0%}", f"{self.step:,}/{progress.total_rows:,} steps"]
-        parts += [
-            f"{name.removeprefix('train_')} {self.told[name]:.2f}"
-            for name in ("train_return", "train_success")
-            if name in self.told
-        ]
+        if "train_success" in self.told:  # not the return: it holds shaping
+            parts.append(f"as it learns: success {self.told['train_success']:.0%}")
         if self.history:
             parts.append(f"unseen rooms: success {self.history[-1]['success']:.0%}")
         steps_per_s = progress.speed * progress.total_rows
