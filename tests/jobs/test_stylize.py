@@ -240,16 +240,16 @@ def test_the_same_request_gives_the_same_bytes_and_another_style_is_another_run(
         stylize.main(asked(photos, weights, str(tmp_path / "other.png"), tmp_path / "first"))
 
 
-def save_painter(path: Path, network: str) -> str:
-    """An untrained network of two styles."""
+def save_painter(path: Path, network: str, classes: tuple[str, ...] = ("waves", "dots")) -> str:
+    """An untrained network of these styles."""
     torch.manual_seed(0)
-    model = build(network, 2)
+    model = build(network, len(classes))
     with torch.no_grad():
         for tensor in model.parameters():
             tensor.add_(0.2 * torch.randn_like(tensor))
     card = Card(
         network=network,
-        classes=("waves", "dots"),
+        classes=classes,
         preprocess=Canvas(longest_px=512),
         licence="none",
         source="random",

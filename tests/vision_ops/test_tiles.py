@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -17,14 +17,18 @@ from tests.untrained import save_random, save_untrained
 from tests.vision_ops.test_style_transform import CARD, pictures
 from vision_ops.checkpoint import save_checkpoint
 from vision_ops.models.style_transform import StyleTransform
-from vision_ops.style import bands
-from vision_ops.style.bands import BandPainter, Moments
+from vision_ops.models.unet import UNet
+from vision_ops.style import maps
+from vision_ops.style.bands import BandPainter
 from vision_ops.style.features import FeatureNetwork
 from vision_ops.style.feed_forward import FeedForward
 from vision_ops.style.gatys import Gatys
 from vision_ops.style.gatys_config import CostsConfig, FeaturesConfig, GatysConfig
+from vision_ops.style.generator import Translator
+from vision_ops.style.maps import Moments
 from vision_ops.style.objective import Objective, Targets
 from vision_ops.style.tiles import TiledFeatures, reach
+from vision_ops.style.unet_bands import BandTranslator
 
 CPU = torch.device("cpu")
 SHALLOW = ("stem.2", "blocks.0")
@@ -34,6 +38,7 @@ FEATURES = {
     "squeeze": FeaturesConfig(),
 }
 WHOLE = 4_000
+Network = TypeVar("Network", bound=nn.Module)
 
 
 @pytest.fixture(scope="module")
@@ -150,11 +155,20 @@ def test_a_network_that_looks_everywhere_is_refused_by_name(residual: str):
 
 def painter(width: int = 4) -> StyleTransform:
     torch.manual_seed(0)
-    network = StyleTransform(2, width).eval()
+    return disturbed(StyleTransform(2, width))
+
+
+def generator(depth: int = 4) -> UNet:
+    torch.manual_seed(0)
+    return disturbed(UNet(4, depth))
+
+
+def disturbed(network: Network) -> Network:
+    """Weights further from 0 than first ones: what is made is not grey."""
     with torch.no_grad():
         for tensor in network.parameters():
             tensor.add_(0.2 * torch.randn_like(tensor))
-    return network
+    return network.eval()
 
 
 @torch.inference_mode()
@@ -163,7 +177,7 @@ def painter(width: int = 4) -> StyleTransform:
 def test_bands_paint_what_one_pass_paints(
     band_px: int, filed: int, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(bands, "FILED_BYTES", filed)
+    monkeypatch.setattr(maps, "FILED_BYTES", filed)
     network, blend = painter(), torch.tensor([[0.3, 0.7]])
     pixels = (255 * images(52, 84)[0]).to(torch.uint8).permute(1, 2, 0).contiguous()
     before = pixels.clone()
@@ -172,6 +186,38 @@ def test_bands_paint_what_one_pass_paints(
     assert (found.float() - expected).abs().max() < 0.51  # rounding
     assert expected.std() > 5
     assert torch.equal(pixels, before)
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("band_px", [1, 700, 10_000, 10**9])
+@pytest.mark.parametrize("depth", [3, 5])
+@pytest.mark.parametrize("filed", [0, 10**9])
+def test_bands_translate_what_one_pass_translates(
+    band_px: int, depth: int, filed: int, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(maps, "FILED_BYTES", filed)
+    network = generator(depth)
+    pixels = (255 * images(64, 96)[0]).to(torch.uint8).permute(1, 2, 0).contiguous()
+    before = pixels.clone()
+    whole = network(pixels.permute(2, 0, 1)[None] / 127.5 - 1)
+    expected = (127.5 * (whole + 1))[0].permute(1, 2, 0)
+    found = BandTranslator(network, band_px)(pixels)
+    assert (found.float() - expected).abs().max() < 0.51  # rounding
+    assert expected.std() > 5
+    assert torch.equal(pixels, before)
+
+
+def test_a_picture_too_large_for_a_pass_is_translated_in_bands(tmp_path: Path):
+    card = replace(CARD, network="unet:4x4", classes=(), embedding_size=0)
+    save_checkpoint(tmp_path / "net.safetensors", generator(), card)
+    (content,) = pictures((83, 122))
+    whole, banded = (
+        Translator(tmp_path / "net.safetensors", tile_px=px)([content])[0].pixels
+        for px in (WHOLE, 64)
+    )
+    assert banded.shape == content.shape
+    assert np.abs(banded.astype(int) - whole).max() <= 2
+    assert banded.std() > 5
 
 
 @given(lengths=st.lists(st.integers(1, 6), min_size=1, max_size=5), seed=st.integers(0, 99))

@@ -12,6 +12,8 @@ from vision_ops.models.first_weights import begin_normal
 MOST_DEPTH, LEAST_DEPTH = 8, 3
 NUM_DROPOUT = 3
 """of the decoder's layers, from the innermost on, that drop channels' values while learning"""
+LEAK = 0.2
+"""slope below zero of the way in"""
 WIDEST = 8
 """times `width`: channels of the inner layers"""
 
@@ -75,7 +77,7 @@ class Down(nn.Module):
         super().__init__()
         self.convolution = nn.Conv2d(inputs, outputs, 4, 2, 1, bias=not norm)
         self.norm = nn.InstanceNorm2d(outputs, affine=True) if norm else nn.Identity()
-        self.act = nn.LeakyReLU(0.2)
+        self.act = nn.LeakyReLU(LEAK)
 
     def forward(self, x: Float[Tensor, "B C H W"]) -> Float[Tensor, "B D h w"]:
         return self.act(self.norm(self.convolution(x)))

@@ -25,6 +25,7 @@ from vision_ops.style.tiles import Tile, reach, spans
 Picture = UInt8[np.ndarray, "_ _ 3"]
 HALO_HEIGHT, MOST_HALO = 4, 16
 """positions of the features of the pictures by which it is found how far a network looks"""
+CHANNELS_AT_ONCE = 16
 EXAMPLE_CELLS = 4
 """positions along the sides of the maps that a conversion is tried on"""
 
@@ -102,7 +103,9 @@ class AnyStyle:
             bare, own = self._encoded(filled[pixels.rows.seen, pixels.columns.seen])
             found = put_together(bare, own)[:, :, rows.inside(1), columns.inside(1)]
             features[:, :, rows.of_whole(1), columns.of_whole(1)] = found
-        own = channel_moments(features)
+        # a few channels at a time: their distances from the mean are as large as they are
+        some = [channel_moments(each) for each in features.split(CHANNELS_AT_ONCE, dim=1)]
+        own = Moments(*(torch.cat(parts, dim=1) for parts in zip(*some, strict=True)))
         wanted = blend(own, self.style, self.strength)
         factor = wanted.std / own.std
         offset = wanted.mean - own.mean * factor

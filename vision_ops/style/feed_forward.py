@@ -18,12 +18,11 @@ from vision_ops.precision.forward import open_forward
 from vision_ops.style import Stylised
 from vision_ops.style.bands import BandPainter
 from vision_ops.style.gatys_config import TILE_PX
+from vision_ops.style.maps import BANDS
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 GPU_PASS_SIZE = 8
 """pictures of one size in a pass on a GPU"""
-BANDS = 8
-"""bands of a picture that is just too large for a pass"""
 EXAMPLE_PX = 32
 """sides of the picture that a conversion is tried on"""
 

@@ -1,7 +1,7 @@
 """Pictures made of pictures by a generator that learnt from pairs, in one pass each."""
 
-import logging
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -11,12 +11,13 @@ from torch import Tensor, nn
 
 from vision_ops.card import sha256_file
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.device import pick_device
+from vision_ops.device import one_thread, pick_device
 from vision_ops.models.unet import UNet
 from vision_ops.precision.forward import open_forward
 from vision_ops.style import Stylised
-
-logger = logging.getLogger(__name__)
+from vision_ops.style.gatys_config import TILE_PX
+from vision_ops.style.maps import BANDS
+from vision_ops.style.unet_bands import BandTranslator
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
 
@@ -28,10 +29,11 @@ class Translator:
     was filled up is cut off again. The network learnt from pictures of one size (its card's
     canvas): what is shown larger than there it takes for something else. Each picture is a pass of
     its own: the same bits whatever else is asked for. On a CPU it is compiled by OpenVINO where
-    that can be had. So many threads as `callers` says may call it.
+    that can be had. Those of more than `tile_px` squared pixels are made in bands, in bounded
+    memory (`BandTranslator`). So many threads as `callers` says may call it.
     """
 
-    def __init__(self, checkpoint: str | Path, callers: int = 1) -> None:
+    def __init__(self, checkpoint: str | Path, callers: int = 1, tile_px: int = TILE_PX) -> None:
         """Raises ValueError for a checkpoint of another network."""
         self.device = pick_device()
         network, card = load_checkpoint(checkpoint, self.device)
@@ -42,6 +44,8 @@ class Translator:
             )
         self.multiple = 2**network.depth
         """of which sides must be"""
+        self.tile_px = tile_px
+        self.in_bands = BandTranslator(network, tile_px**2 // BANDS)
         side = self.multiple
         example = torch.zeros((1, side, side, 3), dtype=torch.uint8, device=self.device)
         name = sha256_file(checkpoint)[:16]
@@ -57,8 +61,11 @@ class Translator:
     def _translated(self, content: Picture) -> Picture:
         height, width = content.shape[:2]
         fill = ((0, -height % self.multiple), (0, -width % self.multiple), (0, 0))
-        rows = torch.from_numpy(np.pad(content, fill, mode="symmetric")[None])
-        found = self.forward(rows.to(self.device))[0].cpu().numpy()
+        filled = torch.from_numpy(np.pad(content, fill, mode="symmetric")).to(self.device)
+        if height * width > self.tile_px**2:
+            with one_thread() if self.device.type == "cpu" else nullcontext():
+                return self.in_bands(filled).cpu().numpy()[:height, :width]
+        found = self.forward(filled[None])[0].cpu().numpy()
         return found[0, :height, :width].round().astype(np.uint8)
 
 

@@ -29,7 +29,8 @@ def make_stylists(
     if card.paints_any_style:
         return [_by_any_style(styles, config, callers)] * callers
     if card.is_translator:
-        return [{"": _faded(Translator(config.weights, callers), config)}] * callers
+        translator = Translator(config.weights, callers, config.tile_px)
+        return [{"": _faded(translator, config)}] * callers
     if card.is_painter:
         return [_by_learnt_styles(config, callers)] * callers
     return [_by_optimisation(styles, config) for _ in range(callers)]
