@@ -32,7 +32,7 @@ from jobs.navigation.attention import attention_of
 from jobs.navigation.env import FIRST_SEED, WorldConfig, tried, unshaped
 from jobs.navigation.evaluating import POLICIES, PlayConfig, Player, make_work
 from jobs.navigation.evaluation_page import evaluation_page
-from jobs.navigation.figures import all_figures, as_json, read_episodes, text_of
+from jobs.navigation.figures import all_figures, as_json, read_episodes, text_of, words_of
 from jobs.navigation.film import film_section
 from jobs.navigation.trained import check_fits, differences, learnt_world, open_agent
 from jobs.pictures.network import facts
@@ -123,21 +123,21 @@ def finish(run: Run, config: Config, weights: Resolved) -> None:
     attention = attention_of(player.mind) if config.attention else None
     films = film_section(run, player.mind, config.world, actions, greedy, config.films, attention)
     run.lap("films")
-    note = other_world(config)
-    page = evaluation_page(run, played, figures, films, note)
+    notes = [*other_world(config), *words_of(figures)]
+    page = evaluation_page(run, played, figures, films, " ".join(notes))
     report = run.put("report/index.html", page)
     run.lap("report")
     run.finish(metrics=as_json(figures), report=report)
-    for line in filter(None, (note, *text_of(figures))):
+    for line in (*notes, *text_of(figures)):
         logger.info("%s", line)
 
 
-def other_world(config: Config) -> str:
-    """In what the world differs from the one that the agent learnt in, in words; empty: it does
-    not, or nobody knows."""
+def other_world(config: Config) -> list[str]:
+    """In what the world differs from the one that the agent learnt in, in a sentence; none where it
+    does not, or nobody knows."""
     learnt = learnt_world(config.weights, Storage(config.storage))
     changed = differences(learnt, config.world) if learnt else []
-    return f"Not the world that it learnt in: {'; '.join(changed)}." if changed else ""
+    return [f"Not the world that it learnt in: {'; '.join(changed)}."] if changed else []
 
 
 def parse(arguments: list[str]) -> Config:

@@ -96,6 +96,21 @@ def all_figures(played: Mapping[str, Sequence[Episode]]) -> dict[str, Figures]:
     return found
 
 
+def words_of(figures: Mapping[str, Figures]) -> list[str]:
+    """What is odd about figures, in words: where their intervals do not overlap, or barely do."""
+    greedy, sampled, chance = (figures[name] for name in POLICIES)
+    told = []
+    if max(greedy.success, sampled.success) < 1 and max(greedy.low, sampled.low) <= chance.high:
+        told.append("The agent is not surely better than chance: it has learnt little or nothing.")
+    if greedy.high < sampled.low:
+        told.append(
+            "Sampled it reaches the goal more often than greedily: where places look alike the "
+            "most probable action leads round in circles, which chance breaks. It may lack memory "
+            "(train_navigation --agent.memory gru) or steps."
+        )
+    return told
+
+
 def table_of(figures: Mapping[str, Figures]) -> Table:
     """A line per policy."""
     rows = [

@@ -103,11 +103,16 @@ def choose_episodes(played: Sequence[Episode], count: int) -> list[tuple[What, E
 
     Best: of the successes whose shortest path is among the longer half those of the highest SPL,
     then the longest; where no shortest path is known, those of the highest return. Worst: failures
-    first, of the lowest return, then the successes of the lowest SPL. Of equals the first seeds.
+    first, of the lowest return, then the successes of the lowest SPL. Of those alike in success,
+    return, length and shortest path the one of the first seed: in a world that is the same for
+    every seed one film shows all.
     """
     if not count or not played:
         return []
     middle = float(np.median([each.shortest for each in played]))
+    unlike: dict[tuple[bool, float, int, int], Episode] = {}
+    for each in sorted(played, key=lambda each: each.seed):
+        unlike.setdefault((each.success, each.total, each.length, each.shortest), each)
 
     def goodness(each: Episode) -> tuple[bool, float, float]:
         known = each.shortest > 0
@@ -120,9 +125,9 @@ def choose_episodes(played: Sequence[Episode], count: int) -> list[tuple[What, E
     def brightness(each: Episode) -> tuple[bool, bool, float, int, int]:
         return is_hard(each), *goodness(each)[:2], each.shortest, -each.seed
 
-    ranked = sorted(played, key=brightness, reverse=True)
+    ranked = sorted(unlike.values(), key=brightness, reverse=True)
     best = [each for each in ranked if each.success][: (count + 1) // 2]
-    rest = [each for each in played if each not in best]
+    rest = [each for each in unlike.values() if each not in best]
     worst = sorted(rest, key=lambda each: (*goodness(each), each.seed))[: count - len(best)]
     chosen: list[tuple[What, Episode]] = [("best", each) for each in best]
     return [*chosen, *(("worst", each) for each in worst)]

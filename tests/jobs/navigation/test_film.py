@@ -221,6 +221,8 @@ def test_the_best_are_far_and_straight_and_the_worst_fail():
         for seed, total in enumerate((0.3, 0.9, 0.1))
     ]
     assert chosen(2, unknown) == [("best", 1), ("worst", 2)]
+    alike = [episode(seed, success=True, length=9, shortest=8, total=0.5) for seed in (3, 1, 2)]
+    assert chosen(4, alike) == [("best", 1)]
 
 
 def test_films_of_a_run_replace_those_before(tmp_path: Path):
