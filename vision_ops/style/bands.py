@@ -64,7 +64,8 @@ class BandPainter:
     def _block(self, block: Block, x: Map) -> Map:
         """x + what two layers make of it, written over the second's map."""
         made = self._layer(block.second, self._layer(block.first, x))
-        for rows in bands(*made.values.shape[1:], self.band_px):
+        _, height, width = made.values.shape
+        for rows in bands(height, width, self.band_px):
             made.values[:, rows] = made.read(rows) + x.read(rows)
         ones = torch.ones_like(made.scale)
         return Map(values=made.values, scale=ones, shift=0 * ones, slope=1)
