@@ -12,10 +12,11 @@ writes   checkpoints/best.safetensors           policy and value, with their car
          checkpoints/last.safetensors           of the last one
          checkpoints/{best,last}.encoder.safetensors   the encoder: an ordinary network of pictures,
                                                 whose classes are the actions
-         metrics.jsonl                          a line per judgement on unseen rooms: step, success,
-                                                return, length, spl; of learning (train_): the same;
-                                                policy_loss, vf_loss, entropy
-         report/index.html                      curves, films of the best and of the worst episode
+         metrics.jsonl                          a line per judgement on seeds kept back: step,
+                                                success, return, length, spl; of learning (train_):
+                                                the same; policy_loss, vf_loss, entropy
+         report/index.html                      curves, what chance and the shortest path reach,
+                                                films of the best and of the worst episode
 
 The same command goes on from the last checkpoint: with its weights and optimisers, in other rooms
 than an undisturbed run would see. What is finished goes on as another run, by `--agent.weights`.
@@ -32,15 +33,16 @@ from torch import Tensor
 from jobs.navigation.agent import AgentConfig, begin
 from jobs.navigation.env import FIRST_SEED, WorldConfig, tried
 from jobs.navigation.film import film_section
-from jobs.navigation.judging import best_of, describe
+from jobs.navigation.judging import best_of, describe, judgement
 from jobs.navigation.layouts import RoomsConfig
 from jobs.navigation.pages import write_training_page
-from jobs.navigation.playing import play, policy_mind
+from jobs.navigation.playing import play, policy_mind, random_mind
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
 from jobs.navigation.resources import NavigationResources
 from jobs.pictures.presets import parse_preset
 from jobs.runtime.checkpoints import BEST, read_metrics
 from jobs.runtime.command import run_command
+from jobs.runtime.learner import Metrics
 from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
@@ -168,11 +170,27 @@ def train(run: Run, config: Config, card: Card, first: Mapping[str, Tensor]) -> 
     run.note(status="running", weights=about(card))
     history = learn(run, lesson)
     best = best_of(history)
-    report = write_training_page(run, history, filmed(run, config, card))
+    beside = beside_the_agent(config, card)
+    report = write_training_page(run, history, beside, filmed(run, config, card))
     run.lap("report")
     sha256 = hashlib.sha256(run.storage.read(run.path(BEST))).hexdigest()
     run.finish(weights={**about(card), "path": BEST, "sha256": sha256}, metrics=best, report=report)
     logger.info("%s: %s", run.path(BEST), describe(best, config.training.steps))
+
+
+def judged_seeds(config: Config) -> range:
+    """Of the episodes that the agent is judged by while it learns."""
+    first = FIRST_SEED["validation"]
+    return range(first, first + config.training.evaluate_episodes)
+
+
+def beside_the_agent(config: Config, card: Card) -> Metrics:
+    """What chance reaches in the same episodes, and the mean of the shortest paths, if known."""
+    mind = random_mind(len(card.classes))
+    played = play(mind, config.world, judged_seeds(config), greedy=False)
+    shortest = [each.shortest for each in played]
+    known = {"shortest": sum(shortest) / len(shortest)} if min(shortest) > 0 else {}
+    return judgement(played) | known
 
 
 def filmed(run: Run, config: Config, card: Card) -> Section | None:
@@ -181,9 +199,8 @@ def filmed(run: Run, config: Config, card: Card) -> Section | None:
         return None
     policy, _ = load_checkpoint(run.storage.fetch(run.path(BEST)), "cpu")
     assert isinstance(policy, Policy)
-    mind, first = policy_mind(policy, card), FIRST_SEED["validation"]
-    seeds = range(first, first + config.training.evaluate_episodes)
-    played = play(mind, config.world, seeds, greedy=True)
+    mind = policy_mind(policy, card)
+    played = play(mind, config.world, judged_seeds(config), greedy=True)
     section = film_section(run, mind, config.world, card.classes, played, config.films)
     run.lap("films")
     return section

@@ -55,6 +55,9 @@ def _frames(
         pixels = pixels.flip(-1)
     mean = torch.tensor(preprocess.mean, dtype=torch.float64)
     std = torch.tensor(preprocess.std, dtype=torch.float64)
-    factor = (1 / (preprocess.scale * std)).float().to(pixels.device)
-    offset = (-mean / std).float().to(pixels.device)
-    return pixels.float().mul_(factor).add_(offset).movedim(-1, -3)
+    # of a whole row of pixels: along three numbers alone a CPU works on one at a time
+    width = pixels.shape[-2]
+    factor = (1 / (preprocess.scale * std)).float().to(pixels.device).repeat(width)
+    offset = (-mean / std).float().to(pixels.device).repeat(width)
+    rows = pixels.float().flatten(-2).mul_(factor).add_(offset)
+    return rows.unflatten(-1, (width, 3)).movedim(-1, -3)

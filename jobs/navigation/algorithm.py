@@ -11,11 +11,16 @@ from jobs.navigation.env import WorldConfig, make_world
 from jobs.navigation.learners import ReinforceLearner
 from jobs.navigation.module import ModuleConfig, module_spec
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
+from jobs.navigation.raised import Telling
 from jobs.navigation.resources import Placement
 from vision_ops.card import Card
 
 REGISTERED = "rllib-single-agent-env-v0"
 """Gymnasium's name of what RLlib's env runners make"""
+SEEDS_APART = 1_000_003
+"""between the seeds that RLlib gets for two of ours"""
+RESTART_DELAY_S = 2.0
+"""after which a lost env runner is there again"""
 WINDOW = 100
 """episodes of a mean that is told while learning"""
 
@@ -42,9 +47,23 @@ def make_algorithm(
     register_env("argus_world", _make_env)
     # else a second algorithm of a process is warned of
     gymnasium.registry.pop(REGISTERED, None)
+    config = algorithm_config(world, card, learn, rollout, placement, frozen=frozen)
+    return cast(PPO, config.build_algo())
+
+
+def algorithm_config(
+    world: WorldConfig,
+    card: Card,
+    learn: PolicyGradientConfig,
+    rollout: RolloutConfig,
+    placement: Placement,
+    *,
+    frozen: bool = False,
+) -> PPOConfig:
+    """The same in RLlib's fields."""
     reinforce, share = learn.algorithm == "reinforce", max(1, placement.learners)
     spec = module_spec(ModuleConfig(card=card, frozen=frozen))
-    config = (
+    return (
         PPOConfig()
         .environment("argus_world", env_config={"world": world}, disable_env_checking=True)
         .env_runners(
@@ -75,14 +94,17 @@ def make_algorithm(
         )
         .rl_module(rl_module_spec=spec)
         .callbacks(Tell)
-        .debugging(seed=rollout.seed, log_level="ERROR")
+        # its worlds count on from it, so those of two neighbours would meet the same rooms
+        .debugging(seed=rollout.seed * SEEDS_APART % 2**31, log_level="ERROR")
         .fault_tolerance(
-            restart_failed_env_runners=True, max_num_env_runner_restarts=placement.max_restarts
+            restart_failed_env_runners=True,
+            max_num_env_runner_restarts=placement.max_restarts,
+            delay_between_env_runner_restarts_s=RESTART_DELAY_S,
         )
         .reporting(metrics_num_episodes_for_smoothing=WINDOW)
     )
-    return cast(PPO, config.build_algo())
 
 
 def _make_env(context: Any) -> gymnasium.Env:
-    return make_world(context["world"])
+    env = make_world(context["world"], stream=context.worker_index)
+    return Telling(env) if context.worker_index else env

@@ -30,10 +30,13 @@ MINIGRID_ACTIONS = (*MOVES, "pickup", "drop", "toggle", "done")
 MATTER: dict[str, tuple[str, ...]] = {
     **dict.fromkeys(("Empty", "FourRooms", "SimpleCrossing", "LavaGap", "LavaCrossing"), MOVES),
     **dict.fromkeys(("DistShift", "Dynamic"), MOVES),
-    "MultiRoom": (*MOVES, "toggle"),
-    **dict.fromkeys(("DoorKey", "Unlock", "UnlockPickup"), (*MOVES, "pickup", "toggle")),
+    **dict.fromkeys(("MultiRoom", "RedBlueDoors"), (*MOVES, "toggle")),
+    "UnlockPickup": (*MOVES, "pickup", "drop", "toggle"),
+    **dict.fromkeys(("DoorKey", "Unlock"), (*MOVES, "pickup", "toggle")),
+    **dict.fromkeys(("GoToDoor", "GoToObject"), (*MOVES, "done")),
 }
-"""actions that can matter in MiniGrid's worlds whose names begin so; in others all but `done`"""
+"""actions that can matter in MiniGrid's worlds whose names begin so, the first that does; in others
+all but `done`"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,7 +76,7 @@ class Interface:
 class Episodes(gymnasium.Wrapper):
     """Episodes by seed; says at the end whether they reached what the world is about.
 
-    `reset(seed=s)` begins a sequence of episodes of the training part that s tells;
+    `reset(seed=s)` begins a sequence of episodes of the training part that s and the stream tell;
     `reset(options={"episode": s})` one episode alone, whose seed is s. `info` has "seed" at the
     start and "success" at the end: what the world says (`success`, `is_success`), else whether it
     ended, before its steps did, with a reward.
@@ -83,9 +86,9 @@ class Episodes(gymnasium.Wrapper):
     takes the place of the world's, trace and all: Ray tells the innermost of several.
     """
 
-    def __init__(self, env: gymnasium.Env, name: str) -> None:
+    def __init__(self, env: gymnasium.Env, name: str, stream: int = 0) -> None:
         super().__init__(env)
-        self.name = name
+        self.name, self.stream = name, stream
         self.random = np.random.default_rng()
         self.seed, self.actions = -1, list[int]()
         self.is_looked_at = False
@@ -95,7 +98,7 @@ class Episodes(gymnasium.Wrapper):
     ) -> tuple[Any, dict[str, Any]]:
         """See the class."""
         if seed is not None:
-            self.random = np.random.default_rng(seed)
+            self.random = np.random.default_rng([seed, self.stream] if self.stream else seed)
         episode = (options or {}).get("episode", -1)
         if episode < 0:
             episode = int(self.random.integers(FIRST_SEED["train"], FIRST_SEED["validation"]))
@@ -151,8 +154,11 @@ class Chosen(gymnasium.ActionWrapper):
         return self.numbers[int(action)]
 
 
-def make_world(config: WorldConfig) -> gymnasium.Env:
-    """The world, ready for episodes. Raises ValueError for what does not exist or is not seen."""
+def make_world(config: WorldConfig, stream: int = 0) -> gymnasium.Env:
+    """The world, ready for episodes; of another stream the same seed begins another sequence.
+
+    Raises ValueError for what does not exist or is not seen.
+    """
     if config.name == "rooms":
         env: gymnasium.Env = Rooms(config.rooms)
     elif ":" in config.name:
@@ -161,7 +167,8 @@ def make_world(config: WorldConfig) -> gymnasium.Env:
         env = _minigrid(config)
     _check(env, config.name)
     env = gymnasium.wrappers.TimeLimit(env, config.max_steps or MOST_STEPS)
-    return FrameStackObservation(Episodes(env, config.name), config.frames, padding_type="reset")
+    episodes = Episodes(env, config.name, stream)
+    return FrameStackObservation(episodes, config.frames, padding_type="reset")
 
 
 def unshaped(config: WorldConfig) -> WorldConfig:

@@ -58,7 +58,11 @@ def _figures(figures: Mapping[str, Figures]) -> Iterator[Figure]:
         note = "greedy; 1: the shortest path"
         yield Figure(name="Path efficiency (SPL)", value=f"{greedy.spl:.3f}", note=note)
     yield Figure(name="Return", value=f"{greedy.total:.3f}", note="greedy")
-    yield Figure(name="Episodes", value=f"{greedy.episodes:,}", note="of each policy, all unseen")
+    yield Figure(
+        name="Episodes",
+        value=f"{greedy.episodes:,}",
+        note="of each policy, of seeds that no training has",
+    )
 
 
 def _charts(played: Mapping[str, Sequence[Episode]]) -> Iterator[Chart]:

@@ -33,4 +33,4 @@ def describe(judged: Metrics, steps: int) -> str:
     shown = [
         f"{name} {judged[name]:.3f}" for name in ("success", "spl", "return") if name in judged
     ]
-    return f"{judged['step']:,}/{steps:,} steps: {', '.join(shown)} on unseen rooms"
+    return f"{judged['step']:,}/{steps:,} steps: {', '.join(shown)} on seeds kept back"

@@ -23,8 +23,8 @@ class ReinforceLearner(PPOTorchLearner):
     """REINFORCE with V(state) as its baseline, learnt beside it.
 
     The advantages come from the connector that PPO has, with lambda 1: the return that was seen (at
-    the end of a piece of an episode the value expected from there on) minus V, divided by their
-    standard deviation over the batch.
+    the end of a piece of an episode the value expected from there on) minus V, brought to mean 0
+    and standard deviation 1 over the batch.
     """
 
     def compute_loss_for_module(

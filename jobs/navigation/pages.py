@@ -1,6 +1,6 @@
 """The page of an agent's training: curves of what it reached, in rooms learnt in and in others."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from jobs.navigation.judging import best_of
@@ -15,24 +15,15 @@ from jobs.runtime.run import Run
 CURVES = ("success", "spl", "return", "length", "entropy")
 NAMES = {"spl": "Path efficiency (SPL)", "entropy": "Entropy of the policy"}
 SHARES = ("success", "spl")
+KEPT_BACK = "seeds kept back"
+"""from learning"""
 COLUMNS = ("step", "success", "spl", "return", "length", "train_success", "train_return", "entropy")
 
 
-def write_training_page(run: Run, history: Sequence[Metrics], films: Section | None) -> str:
-    """Put report/index.html; returns its URI."""
-    best = best_of(history)
-    figures = [Figure(name="Success", value=f"{best['success']:.1%}", note="in unseen rooms")]
-    if "spl" in best:
-        note = "of 1, the shortest path's"
-        figures.append(Figure(name="Path efficiency (SPL)", value=f"{best['spl']:.3f}", note=note))
-    speed = history[-1]["step"] / max(history[-1]["seconds"], 1e-9)
-    figures += [
-        Figure(name="Return", value=f"{best['return']:.3f}", note="in unseen rooms"),
-        Figure(
-            name="Steps", value=f"{history[-1]['step']:,.0f}", note=f"best at {best['step']:,.0f}"
-        ),
-        Figure(name="Speed", value=f"{speed:,.0f}/s", note="steps"),
-    ]
+def write_training_page(
+    run: Run, history: Sequence[Metrics], beside: Metrics, films: Section | None
+) -> str:
+    """Put report/index.html; returns its URI. `beside` is what chance reaches."""
     rows = [[judged.get(name, "") for name in COLUMNS] for judged in history]
     sections = [
         *([films] if films else []),
@@ -44,7 +35,25 @@ def write_training_page(run: Run, history: Sequence[Metrics], films: Section | N
         ),
         *about(run),
     ]
+    figures = list(_figures(history, beside))
     return run.put("report/index.html", page(title_of(run), run.uri, figures, sections))
+
+
+def _figures(history: Sequence[Metrics], beside: Metrics) -> Iterator[Figure]:
+    best, last = best_of(history), history[-1]
+    chance = f"chance: {beside['success']:.1%}"
+    yield Figure(name="Success", value=f"{best['success']:.1%}", note=f"{KEPT_BACK}; {chance}")
+    if "spl" in best:
+        note = f"of 1, the shortest path's; chance: {beside['spl']:.3f}"
+        yield Figure(name="Path efficiency (SPL)", value=f"{best['spl']:.3f}", note=note)
+    if "shortest" in beside:
+        note = f"of the shortest path: {beside['shortest']:.1f}; of chance: {beside['length']:.1f}"
+        yield Figure(name="Actions", value=f"{best['length']:.1f}", note=note)
+    chance = f"chance: {beside['return']:.3f}"
+    yield Figure(name="Return", value=f"{best['return']:.3f}", note=f"{KEPT_BACK}; {chance}")
+    yield Figure(name="Steps", value=f"{last['step']:,.0f}", note=f"best at {best['step']:,.0f}")
+    speed = last["step"] / max(last["seconds"], 1e-9)
+    yield Figure(name="Speed", value=f"{speed:,.0f}/s", note="steps")
 
 
 def _curves(history: Sequence[Metrics]) -> list[Chart]:
@@ -54,7 +63,7 @@ def _curves(history: Sequence[Metrics]) -> list[Chart]:
 
 def _curve(name: str, history: Sequence[Metrics]) -> Chart:
     sides: list[tuple[str, str, Literal["strong", "curve"]]] = [
-        ("greedy, in unseen rooms", name, "strong")
+        (f"greedy, on {KEPT_BACK}", name, "strong")
     ]
     if name in ("success", "length"):
         sides.append(("as it learns", f"train_{name}", "curve"))

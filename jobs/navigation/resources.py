@@ -13,8 +13,8 @@ class NavigationResources:
     """How an agent's training is run: how fast, how patient."""
 
     env_runners: int = -1
-    """processes that act in worlds; 0: the learner's own does; -1: 0 on up to four CPUs, else all
-    CPUs less one. Sums of floats, and so the run, differ with their number"""
+    """processes that act in worlds; 0: the learner's own does; -1: 0 on up to four CPUs, else one
+    on each that is free but one. Sums of floats, and so the run, differ with their number"""
     cpus_per_env_runner: float = 1.0
     """CPUs that each reserves"""
     learners: int = 0
@@ -59,26 +59,32 @@ class Placement:
     """times that lost env runners are replaced"""
 
 
-def place(resources: NavigationResources, cpus: float, gpus: float) -> Placement:
-    """Where the parts run on so many CPUs and GPUs.
+def place(
+    resources: NavigationResources, cpus: float, gpus: float, free_cpus: float | None = None
+) -> Placement:
+    """Where the parts run on so many CPUs and GPUs, of which others use what is not free.
 
-    Raises ValueError, with the numbers, where they do not fit: RLlib would wait for ever.
+    A learner takes a CPU, or its GPUs alone. Raises ValueError, with the numbers, where the parts
+    do not fit: RLlib would wait for ever.
     """
-    runners = resources.env_runners
+    runners, learners = resources.env_runners, resources.learners
+    for_learners = 0 if resources.gpus_per_learner else learners
     if runners < 0:
-        runners = 0 if cpus <= FEW_CPUS else int((cpus - 1) / resources.cpus_per_env_runner)
-    needed = runners * resources.cpus_per_env_runner + resources.learners
-    on_gpus = max(1, resources.learners) * resources.gpus_per_learner
+        free = min(cpus, cpus if free_cpus is None else free_cpus)
+        many = int((free - 1 - for_learners) / resources.cpus_per_env_runner)
+        runners = 0 if cpus <= FEW_CPUS else max(0, many)
+    needed = runners * resources.cpus_per_env_runner + for_learners
+    on_gpus = max(1, learners) * resources.gpus_per_learner
     if needed > cpus or on_gpus > gpus:
         raise ValueError(
             f"resources: {runners} env runners of {resources.cpus_per_env_runner:g} CPU and "
-            f"{resources.learners} learners of {resources.gpus_per_learner:g} GPU do not fit "
+            f"{learners} learners of {resources.gpus_per_learner:g} GPU do not fit "
             f"{cpus:g} CPUs and {gpus:g} GPUs"
         )
     return Placement(
         env_runners=runners,
         cpus_per_env_runner=resources.cpus_per_env_runner,
-        learners=resources.learners,
+        learners=learners,
         gpus_per_learner=resources.gpus_per_learner,
         max_restarts=resources.max_restarts,
     )

@@ -25,10 +25,11 @@ from ray.rllib.algorithms.ppo import PPO
 
 from jobs.navigation.agent import build_of
 from jobs.navigation.algorithm import make_algorithm
-from jobs.navigation.env import FIRST_SEED, WorldConfig
+from jobs.navigation.env import FIRST_SEED, WorldConfig, unshaped
 from jobs.navigation.judging import best_of, describe, judgement
 from jobs.navigation.playing import play, policy_mind
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig, rest_of
+from jobs.navigation.raised import take_what_was_told
 from jobs.navigation.resources import NavigationResources, place
 from jobs.runtime.checkpoints import LAST, METRICS, STATE
 from jobs.runtime.learner import Metrics
@@ -44,6 +45,7 @@ logger = logging.getLogger(__name__)
 
 MODULE = "default_policy"
 """RLlib's name of the one module"""
+LAST_ENCODER = LAST.replace(".safetensors", ".encoder.safetensors")
 LEARNT = ("policy_loss", "vf_loss", "entropy", "vf_explained_var")
 """of RLlib's learner, told of each judgement"""
 
@@ -70,6 +72,7 @@ def learn(run: Run, lesson: Lesson) -> list[Metrics]:
     world raises.
     """
     start_ray(lesson.resources.ray)
+    take_what_was_told()  # of an earlier training
     run.lap("start")
     pupil = Pupil(run, lesson)
     try:
@@ -91,6 +94,7 @@ class Pupil:
         self.step = self.begun_at
         if kept:
             logger.info("going on from step %s", f"{self.begun_at:,}")
+            self._put_best()
         self.told: Metrics = {}
         learn = rest_of(lesson.learn, self.begun_at / lesson.rollout.steps)
         rollout = lesson.rollout
@@ -100,8 +104,9 @@ class Pupil:
             steps=max(1, rollout.steps - self.begun_at),
             seed=rollout.seed + self.begun_at,
         )
-        have = ray.cluster_resources()
-        placement = place(lesson.resources, have.get("CPU", 0.0), have.get("GPU", 0.0))
+        have, free = ray.cluster_resources(), ray.available_resources()
+        cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
+        placement = place(lesson.resources, cpus, gpus, free.get("CPU", 0.0))
         self.algorithm: PPO = make_algorithm(
             lesson.world, lesson.card, learn, left, placement, frozen=lesson.frozen
         )
@@ -122,7 +127,8 @@ class Pupil:
             while self.step < rollout.steps and not self.is_enough:
                 result = self._train()
                 before = self.step
-                self.step = self.begun_at + int(result["num_env_steps_sampled_lifetime"])
+                sampled = result.get("num_env_steps_sampled_lifetime", before - self.begun_at)
+                self.step = self.begun_at + int(sampled)
                 self.told = told_of(result)
                 progress.add(min(self.step, rollout.steps) - before, 0, 0)
                 every, last = rollout.evaluate_every, self.step >= rollout.steps
@@ -134,11 +140,14 @@ class Pupil:
 
     def _train(self) -> dict[str, Any]:
         try:
-            return self.algorithm.train()
+            result = self.algorithm.train()
         except RuntimeError as failure:
             if failure.args or failure.__cause__ is None:
                 raise
             raise failure.__cause__ from None  # what a world raised: RLlib's own says nothing
+        if told := take_what_was_told():
+            raise RuntimeError(told)
+        return result
 
     @property
     def is_enough(self) -> bool:
@@ -157,16 +166,20 @@ class Pupil:
         self._count()
         judged = {"step": self.step, **judgement(played), **self.told, "seconds": self.seconds}
         self.history.append(judged)
-        files = checkpoint_files(policy, self.lesson.card)
-        is_best = best_of(self.history) is judged
-        for name, data in files.items():
-            self.run.put(f"checkpoints/{name}", data)
-            if is_best:
-                self.run.put(f"checkpoints/{name.replace('last', 'best', 1)}", data)
+        for name, data in checkpoint_files(policy, self.lesson.card).items():
+            self.run.put(name, data)
         lines = [json.dumps(line) + "\n" for line in self.history]
         self.run.put(METRICS, "".join(lines).encode())
-        self._keep()  # last: a judgement counts as done once all that it left is there
+        self._keep()  # with it the judgement counts as done
+        self._put_best()
         logger.info("%s", describe(judged, rollout.steps))
+
+    def _put_best(self) -> None:
+        """Let the last checkpoints be the best where they are; again where a kill prevented it."""
+        if self.history and best_of(self.history) is self.history[-1]:
+            for name in (LAST, LAST_ENCODER):
+                data = self.run.storage.read(self.run.path(name))
+                self.run.put(name.replace("last", "best"), data)
 
     def _keep(self) -> None:
         self._count()
@@ -184,10 +197,15 @@ class Pupil:
 
     def _line(self, progress: Progress) -> str:
         parts = [f"{progress.share:4.0%}", f"{self.step:,}/{progress.total_rows:,} steps"]
-        if "train_success" in self.told:  # not the return: it holds shaping
-            parts.append(f"as it learns: success {self.told['train_success']:.0%}")
+        if "train_success" in self.told:
+            learns = f"as it learns: success {self.told['train_success']:.0%}"
+            if self.lesson.world == unshaped(self.lesson.world):  # else the return holds shaping
+                learns += f", return {self.told['train_return']:.2f}"
+            parts.append(learns)
         if self.history:
-            parts.append(f"unseen rooms: success {self.history[-1]['success']:.0%}")
+            last = self.history[-1]
+            told = f"success {last['success']:.0%}, return {last['return']:.2f}"
+            parts.append(f"seeds kept back: {told}")
         steps_per_s = progress.speed * progress.total_rows
         return "  ".join(
             [*parts, f"{steps_per_s:,.0f} steps/s", f"{clock(progress.seconds_left)} left"]
@@ -197,7 +215,8 @@ class Pupil:
 def told_of(result: Mapping[str, Any]) -> Metrics:
     """What RLlib tells of a batch: of the last episodes, and of the learner."""
     names = {"episode_return_mean": "return", "success": "success", "episode_len_mean": "length"}
-    runners, learner = result["env_runners"], result["learners"].get(MODULE, {})
+    # neither is there where all env runners were lost before their first episode
+    runners, learner = result.get("env_runners", {}), result.get("learners", {}).get(MODULE, {})
     told = {f"train_{ours}": runners.get(theirs) for theirs, ours in names.items()}
     told |= {name: learner.get(name) for name in LEARNT}
     return {n: float(value) for n, value in told.items() if value is not None and value == value}
@@ -226,14 +245,14 @@ def weights_of(state: Mapping[str, Any]) -> dict[str, dict[str, torch.Tensor]]:
 
 
 def checkpoint_files(policy: Policy, card: Card) -> dict[str, bytes]:
-    """What is put of a policy, by name: itself and its encoder."""
-    last = Path(LAST).name
+    """What is put of a policy, by name in the run: itself and its encoder."""
+    parts = {LAST: (policy, card), LAST_ENCODER: encoder_of(policy, card)}
     with tempfile.TemporaryDirectory() as folder:
-        save_checkpoint(Path(folder) / last, policy, card)
-        network, encoder_card = encoder_of(policy, card)
-        name = last.replace(".safetensors", ".encoder.safetensors")
-        save_checkpoint(Path(folder) / name, network, encoder_card)
-        return {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
+        path, data = Path(folder) / "one.safetensors", {}
+        for name, (network, its_card) in parts.items():
+            save_checkpoint(path, network, its_card)
+            data[name] = path.read_bytes()
+        return data
 
 
 def encoder_of(policy: Policy, card: Card) -> tuple[torch.nn.Module, Card]:

@@ -17,7 +17,7 @@ from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources
-from tests.benchmarks import clips, navigation_worlds
+from tests.benchmarks import agents, clips, navigation_worlds
 from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
@@ -268,3 +268,10 @@ def test_every_world_is_played_and_told_with_its_picture(capsys: pytest.CaptureF
     env = Rooms(RoomsConfig(max_steps=10))
     env.reset(seed=0)
     assert navigation_worlds.play(env, [0] * 35) == 3
+
+
+def test_the_plain_loop_beside_agents_acts_and_learns():
+    world = "tests.jobs.navigation.worlds:corridor"
+    told = agents.run_plain(agents.Config(world=world, steps=3 * agents.BATCH))
+    assert told["steps_per_s"] > 0
+    assert told["success"] == 1.0

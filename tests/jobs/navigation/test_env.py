@@ -31,6 +31,8 @@ CORRIDOR = "tests.jobs.navigation.worlds:corridor"
         ("SimpleCrossingS9N1", (1, 56, 56, 3), ("left", "right", "forward")),
         ("LavaGapS5", (1, 56, 56, 3), ("left", "right", "forward")),
         ("MultiRoom-N2-S4", (1, 56, 56, 3), ("left", "right", "forward", "toggle")),
+        ("UnlockPickup", (1, 56, 56, 3), ("left", "right", "forward", "pickup", "drop", "toggle")),
+        ("GoToObject-6x6-N2", (1, 56, 56, 3), ("left", "right", "forward", "done")),
         (CORRIDOR, (1, 36, 40, 3), ("stay", "go")),
     ],
 )
@@ -58,6 +60,15 @@ def test_the_actions_that_matter_are_the_worlds_own_numbers():
     world.agent_dir = 0
     env.step(interface_of(env).actions.index("pickup"))
     assert world.carrying is key
+
+
+def test_who_says_done_at_the_door_that_was_named_has_reached_it():
+    env: Any = make_world(WorldConfig(name="GoToDoor-5x5"))
+    env.reset(options={"episode": 1})
+    x, y = env.unwrapped.target_pos
+    env.unwrapped.agent_pos = np.array([min(max(x, 1), 3), min(max(y, 1), 3)])  # inside of it
+    _, reward, terminated, _, info = env.step(interface_of(env).actions.index("done"))
+    assert (reward > 0, terminated, info["success"]) == (True, True, True)
 
 
 def test_a_world_that_shows_other_pictures_than_it_says_is_refused():

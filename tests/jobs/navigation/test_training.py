@@ -1,11 +1,13 @@
 """Agents that learn: what a run leaves, what the next attempt does, what it begins with."""
 
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,16 +21,19 @@ from jobs.navigation.agent import AgentConfig, begin, decide
 from jobs.navigation.env import FIRST_SEED, WorldConfig, interface_of, make_world
 from jobs.navigation.judging import best_of
 from jobs.navigation.layouts import RoomsConfig
-from jobs.navigation.playing import choose, play, policy_mind, random_mind
+from jobs.navigation.playing import play, policy_mind
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
-from jobs.navigation.resources import NavigationResources, place
+from jobs.navigation.resources import NavigationResources
+from jobs.runtime.checkpoints import BEST, STATE, read_metrics
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig
 from jobs.train_navigation import Config, main, parse
 from tests.jobs.killed import descendants
-from tests.jobs.navigation.worlds import Outage
+from tests.jobs.navigation.worlds import Outage, Storm
+from vision_ops.canvas import Canvas
 from vision_ops.card import Card, read_card
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
+from vision_ops.faces import FacePreprocess
 from vision_ops.models import build, embedding_size
 from vision_ops.models.policy import Policy
 from vision_ops.normalize import normalize
@@ -80,7 +85,8 @@ def test_a_run_leaves_policy_encoder_metrics_and_page(trained: Run):
     assert trained.manifest["metrics"] == best_of(lines)
     assert {"success", "return", "length", "spl", "entropy", "policy_loss"} <= lines[-1].keys()
     page = (there / "report/index.html").read_text()
-    assert "unseen rooms" in page
+    assert "seeds kept back; chance: " in page
+    assert "of the shortest path: " in page
     films = sorted((there / "films").glob("*.gif"))
     assert {film.stem.partition("-")[2] for film in films} <= {"best", "worst"}
     assert len(films) == page.count("data:image/gif") == 2
@@ -136,29 +142,42 @@ def test_a_policy_with_memory_and_frames_learns_by_reinforce_and_goes_to_s3(
     assert read_card(data).network == "policy_gru:tiles:9x9x4/2"
 
 
-def test_an_attempt_goes_on_where_the_last_one_was_broken_off(local_ray: None, tmp_path: Path):
+@pytest.mark.parametrize("where", ["disk", "s3"])
+def test_an_attempt_goes_on_where_the_last_one_was_broken_off(
+    local_ray: None, tmp_path: Path, where: str, bucket: str, s3: StorageConfig
+):
     world = WorldConfig(name="tests.jobs.navigation.worlds:outage")
     steps = replace(SHORT, steps=1_024, target_success=2.0)
-    config = request(tmp_path / "run", world=world, training=steps)
+    out = tmp_path / "run" if where == "disk" else f"{bucket}/broken_off"
+    config, storage = request(out, world=world, training=steps, storage=s3), Storage(s3)
     Outage.steps_left = 750  # some 30 of each judgement are steps as well
     told = r"outage: the episode of seed \d+ raised after the actions \[.*\]: ConnectionError"
     with pytest.raises(RuntimeError, match=told):
         main(config)
-    first = Run.load(config.out, Storage(StorageConfig()))
+    first = Run.load(config.out, storage)
     assert first.manifest["status"] == "interrupted"
-    kept = judgements(first)
+    kept = read_metrics(first.uri, storage)
     assert 0 < kept[-1]["step"] < 1_024
+    # as if killed between the state and the best checkpoint
+    was_best = best_of(kept) is kept[-1]
+    best = storage.read(first.path(BEST))
+    storage.delete(first.path(BEST))
+    Outage.steps_left = 10  # at once, after that was mended
+    with pytest.raises(RuntimeError, match=told):
+        main(config)
+    if was_best:
+        assert storage.read(first.path(BEST)) == best
     run = main(config)
-    lines = judgements(run)
+    lines = read_metrics(run.uri, storage)
     assert lines[: len(kept)] == kept
-    assert run.manifest["attempts"] == 2
+    assert run.manifest["attempts"] == 3
     assert 1_024 <= lines[-1]["step"] < 1_024 + 2 * SHORT.batch_steps
-    state = torch.load(tmp_path / "run/checkpoints/state.pt", weights_only=True)
+    state = torch.load(io.BytesIO(storage.read(run.path(STATE))), weights_only=True)
     assert state["step"] == lines[-1]["step"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("victim", ["driver", "env runner"])
+@pytest.mark.parametrize("victim", ["driver", "driver, by Ctrl-C", "env runner"])
 def test_a_killed_training_is_finished(tmp_path: Path, victim: str):
     out = tmp_path / "run"
     command = [
@@ -173,10 +192,12 @@ def test_a_killed_training_is_finished(tmp_path: Path, victim: str):
         assert run.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.2)
-    if victim == "driver":
-        run.kill()
-        assert run.wait(60) != 0
-        assert json.loads((out / "manifest.json").read_text())["status"] == "running"
+    if victim != "env runner":
+        by_hand = "Ctrl-C" in victim
+        run.send_signal(signal.SIGINT if by_hand else signal.SIGKILL)
+        assert run.wait(60) == (1 if by_hand else -signal.SIGKILL)
+        left = json.loads((out / "manifest.json").read_text())
+        assert left["status"] == ("interrupted" if by_hand else "running")
         run = subprocess.Popen(command)
     else:
         named = descendants(run.pid).items()
@@ -185,18 +206,41 @@ def test_a_killed_training_is_finished(tmp_path: Path, victim: str):
     assert run.wait(240) == 0
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["status"] == "done"
-    assert manifest["attempts"] == (2 if victim == "driver" else 1)
+    assert manifest["attempts"] == (1 if victim == "env runner" else 2)
     steps = [json.loads(line)["step"] for line in (out / "metrics.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
     assert steps[-1] >= 6_144
 
 
+@pytest.fixture
+def storm() -> Iterator[Path]:
+    """The file that lets a world break off."""
+    Storm.mark.touch()
+    yield Storm.mark
+    Storm.mark.unlink(missing_ok=True)
+
+
 @pytest.mark.slow
-def test_an_agent_learns_small_rooms(local_ray: None, tmp_path: Path):
-    steps = RolloutConfig(steps=40_000, target_success=0.95, evaluate_every=8_192)
-    run = main(request(tmp_path / "run", training=steps))
-    assert run.manifest["metrics"]["success"] >= 0.95
-    assert run.manifest["metrics"]["spl"] >= 0.85
+@pytest.mark.parametrize(("learners", "env_runners"), [(2, 0), (1, 1)])
+def test_what_actors_began_goes_on_without_them_also_after_a_world_raised_in_one(
+    local_ray: None, tmp_path: Path, storm: Path, learners: int, env_runners: int
+):
+    world = WorldConfig(name="tests.jobs.navigation.worlds:storm")
+    steps = replace(SHORT, steps=2_048, target_success=2.0)
+    config = request(tmp_path / "run", world=world, training=steps)
+    actors = NavigationResources(learners=learners, env_runners=env_runners)
+    Storm.steps_taken = 0
+    told = r"storm: the episode of seed \d+ raised after the actions \[.*\]: ConnectionError"
+    with pytest.raises(RuntimeError, match=told):
+        main(replace(config, resources=actors))
+    kept = judgements(Run.load(config.out, Storage(StorageConfig())))
+    assert 0 < kept[-1]["step"] < 2_048
+    storm.unlink()
+    run = main(config)
+    lines = judgements(run)
+    assert lines[: len(kept)] == kept
+    assert lines[-1]["step"] >= 2_048
+    assert {"success", "entropy", "policy_loss", "vf_loss"} <= lines[-1].keys()
 
 
 def as_checkpoint(path: Path, network: str, side: int, num_classes: int = 5) -> str:
@@ -230,7 +274,7 @@ def test_a_trained_classifiers_backbone_can_steer(local_ray: None, tmp_path: Pat
     assert all(kept) == frozen
 
 
-def test_a_policys_encoder_is_fine_tuned_to_classify_and_back(trained: Run, tmp_path: Path):
+def test_a_policys_encoder_begins_another_policy(trained: Run):
     encoder = Path(trained.uri) / "checkpoints/best.encoder.safetensors"
     env = make_world(WorldConfig(rooms=SMALL))
     interface = interface_of(env)
@@ -285,6 +329,28 @@ def test_networks_that_do_not_fit_are_refused(tmp_path: Path, network: str, star
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("network", "changes", "told"),
+    [
+        ("residual", {"preprocess": FacePreprocess(height_px=32, width_px=32)}, "embeds faces"),
+        ("style_transform:4", {"preprocess": Canvas(), "classes": ("waves",)}, "paints pictures"),
+        ("unet:4x4", {"preprocess": Canvas()}, "makes pictures of pictures"),
+    ],
+)
+def test_weights_of_other_tasks_are_refused_before_a_run_begins(
+    tmp_path: Path, network: str, changes: dict[str, Any], told: str
+):
+    """Nothing of them is built: their card says it."""
+    fields = {"network": network, "classes": (), "licence": "none", "source": "a test"}
+    size = 16 if network == "residual" else 0
+    card = Card(**{**fields, "embedding_size": size, **changes})
+    path = tmp_path / "w.safetensors"
+    save_checkpoint(path, build(network, size or len(card.classes)), card)
+    with pytest.raises(ValueError, match=rf"agent.weights .*w.safetensors: .* {told}"):
+        main(request(tmp_path / "run", agent=AgentConfig(weights=str(path))))
+    assert not (tmp_path / "run").exists()
+
+
 def test_weights_that_classify_no_pictures_are_refused(tmp_path: Path):
     path = tmp_path / "text.safetensors"
     path.write_text("no weights")
@@ -313,41 +379,3 @@ def test_presets_are_of_worlds_that_there_are(name: str):
     card, first = begin(config.agent, config.world, interface_of(env), None)
     assert card.is_policy
     assert not first
-
-
-def test_what_is_played_does_not_hang_on_what_is_played_beside_it(trained: Run):
-    policy, card = load_checkpoint(Path(trained.uri) / "checkpoints/best.safetensors", "cpu")
-    assert isinstance(policy, Policy)
-    mind, world = policy_mind(policy, card), WorldConfig(rooms=SMALL)
-    for greedy in (True, False):
-        together = play(mind, world, range(6), greedy=greedy)
-        apart = [play(mind, world, [seed], greedy=greedy)[0] for seed in range(6)]
-        assert together == apart
-    assert play(mind, world, [], greedy=True) == []
-
-
-def test_a_random_policy_takes_each_action_as_often():
-    think, _ = random_mind(4)
-    chances = think(np.zeros((3, 1, 5, 5, 3), np.uint8), np.zeros((3, 0))).probabilities
-    assert chances.shape == (3, 4)
-    random = np.random.default_rng(0)
-    taken = np.bincount([choose(chances[0], random, greedy=False) for _ in range(4_000)])
-    assert np.abs(taken / 4_000 - 0.25).max() < 0.03
-    assert choose(np.array([0.4, 0.4, 0.2]), random, greedy=True) == 0
-
-
-@pytest.mark.parametrize(
-    ("fields", "cpus", "told"),
-    [
-        ({"env_runners": 3}, 2, "3 env runners of 1 CPU and 0 learners"),
-        ({"learners": 1, "gpus_per_learner": 1.0}, 4, "do not fit 4 CPUs and 0 GPUs"),
-    ],
-)
-def test_more_than_the_machine_has_is_refused(fields: dict[str, Any], cpus: int, told: str):
-    with pytest.raises(ValueError, match=told):
-        place(NavigationResources(**fields), cpus, 0)
-
-
-def test_env_runners_are_chosen_by_the_cpus_there_are():
-    assert place(NavigationResources(), 2, 0).env_runners == 0
-    assert place(NavigationResources(), 16, 0).env_runners == 15

@@ -1,5 +1,7 @@
 """Worlds that tests name as `module:function`."""
 
+import tempfile
+from pathlib import Path
 from typing import Any
 
 import gymnasium
@@ -50,6 +52,44 @@ class Outage(Corridor):
         return super().step(action)
 
 
+class Storm(Corridor):
+    """A corridor that breaks off in whichever process, while a file says so."""
+
+    mark = Path(tempfile.gettempdir()) / "argus_storm"
+    steps_taken = 0
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        Storm.steps_taken += 1
+        if Storm.steps_taken > 900 and self.mark.exists():
+            raise ConnectionError("the world is gone")
+        return super().step(action)
+
+
+class Cue(gymnasium.Env[np.ndarray, int]):
+    """A light at one side for one step, three steps of darkness, then the side must be named."""
+
+    observation_space = Box(0, 255, (16, 16, 3), np.uint8)
+    action_space = Discrete(2)
+
+    def reset(
+        self, *, seed: int | None = None, options: dict[str, Any] | None = None
+    ) -> tuple[np.ndarray, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.side, self.steps = int(self.np_random.integers(2)), 0
+        seen = self._dark()
+        seen[:, 8 * self.side : 8 * self.side + 8] = 250
+        return seen, {}
+
+    def step(self, action: int) -> tuple[np.ndarray, float, bool, bool, dict[str, Any]]:
+        self.steps += 1
+        over = self.steps == 4
+        right = over and action == self.side
+        return self._dark(), float(right), over, False, {"success": right}
+
+    def _dark(self) -> np.ndarray:
+        return np.zeros((16, 16, 3), np.uint8)
+
+
 class Liar(Corridor):
     """Shows other pictures than its observation space says."""
 
@@ -77,6 +117,14 @@ def liar() -> gymnasium.Env:
 
 def endless() -> gymnasium.Env:
     return Endless()
+
+
+def storm() -> gymnasium.Env:
+    return Storm()
+
+
+def cue() -> gymnasium.Env:
+    return Cue()
 
 
 def outage() -> gymnasium.Env:
