@@ -1,4 +1,4 @@
-"""A finished run of embed_faces, made by hand: known embeddings, labels, failed rows."""
+"""Made by hand: a finished run of embed_faces with known embeddings, and a calibration."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -15,6 +15,7 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.work import ROW_SCHEMA
+from vision_ops.faces.calibration import Calibration, SearchThresholds, Thresholds
 
 EMBEDDER = "e1" * 32
 """sha256 of the embedder's checkpoint, unless a test says another"""
@@ -195,3 +196,25 @@ def make_faces_run(
         if finished:
             run.finish(counts=counts, seconds={"wall": 12.5})
     return run
+
+
+def searches(threshold: float, faces_per_person: float = 1.0) -> SearchThresholds:
+    """Thresholds of FPIR 0.1 and 0.01 in galleries of one and of a thousand people."""
+    return SearchThresholds(
+        faces_per_person=faces_per_person,
+        gallery_sizes=(1, 1000),
+        thresholds=(
+            Thresholds(rates=(0.1, 0.01), thresholds=(threshold - 0.1, threshold)),
+            Thresholds(rates=(0.1, 0.01), thresholds=(threshold, threshold + 0.3)),
+        ),
+    )
+
+
+def calibration(embedder: str = EMBEDDER, threshold: float = 0.42) -> Calibration:
+    """One that says a threshold, rising with the gallery, and a probability of (score + 1) / 2."""
+    return Calibration(
+        embedder=f"sha256:{embedder}", num_people=100, num_genuine=1000, num_impostor=10_000,
+        num_searched=100, far=Thresholds(rates=(0.1, 0.001), thresholds=(0.1, 0.3)),
+        searches=(searches(threshold),),
+        scores=(-1.0, 1.0), probabilities=(0.0, 1.0),
+    )  # fmt: skip

@@ -1,5 +1,6 @@
 """Embeddings of people who do not exist, as uneven as real ones: wolves, groups, bad pictures."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -47,13 +48,22 @@ POPULATIONS = {
 
 
 def highest_of_galleries(
-    population: Population, sizes: tuple[int, ...], num_probes: int, num_people: int, seed: int
+    population: Population,
+    sizes: tuple[int, ...],
+    num_probes: int,
+    num_people: int,
+    seed: int,
+    faces: Sequence[int] = (1,),
 ) -> dict[int, np.ndarray]:
     """By size of gallery: the highest score of each probe in up to 20 galleries without it.
 
     float32 (probes, galleries), of people of other seeds than `draw` is used with elsewhere.
+    `faces`: how many the template of a person is of, dealt out by turns.
     """
-    people = population.draw(num_people, 1, seed)[:, 0]
+    drawn = population.draw(num_people, max(faces), seed)
+    counts = np.resize(faces, num_people)
+    used = np.arange(max(faces)) < counts[:, None]
+    people = _unit((drawn * used[:, :, None]).sum(axis=1))
     probes = population.draw(num_probes, 1, seed + 1)[:, 0]
     found: dict[int, list[np.ndarray]] = {size: [] for size in sizes}
     for start in range(0, num_probes, 500):

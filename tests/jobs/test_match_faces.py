@@ -30,6 +30,7 @@ from tests.made_faces import (
     EMBEDDER,
     MadeFace,
     MadeImage,
+    calibration,
     draw_faces,
     faceless,
     failed,
@@ -37,7 +38,7 @@ from tests.made_faces import (
     make_people,
 )
 from vision_ops.faces import gallery as gallery_module
-from vision_ops.faces.calibration import Calibration, Thresholds
+from vision_ops.faces.calibration import Thresholds
 from vision_ops.faces.gallery import Gallery
 from vision_ops.faces.people import EnrolledFace, template
 
@@ -47,20 +48,6 @@ INLINE = SearchResources(engine="inline")
 
 def at(threshold: float | None, **others: str) -> Similarity:
     return Similarity(threshold=threshold, **others)
-
-
-def calibration(embedder: str = EMBEDDER, threshold: float = 0.42) -> Calibration:
-    """One that says a threshold, rising with the gallery, and a probability of (score + 1) / 2."""
-    return Calibration(
-        embedder=f"sha256:{embedder}", num_people=100, num_genuine=1000, num_impostor=10_000,
-        num_searched=100, far=Thresholds(rates=(0.1, 0.001), thresholds=(0.1, 0.3)),
-        gallery_sizes=(1, 1000),
-        fpir=(
-            Thresholds(rates=(0.1, 0.01), thresholds=(threshold - 0.1, threshold)),
-            Thresholds(rates=(0.1, 0.01), thresholds=(threshold, threshold + 0.3)),
-        ),
-        scores=(-1.0, 1.0), probabilities=(0.0, 1.0),
-    )  # fmt: skip
 
 
 def rows_of(run: Run) -> Any:
@@ -332,7 +319,8 @@ def test_a_calibration_says_threshold_and_probability_at_the_size_of_the_gallery
     run = Run.load(str(tmp_path / "identified"), Storage())
     threshold = run.manifest["threshold"]["value"]
     assert threshold == known.threshold_for_fpir(0.01, 6)
-    assert calibration().fpir[0].at(0.01) < threshold < calibration().fpir[1].at(0.01)
+    alone, thousand = known.searches[0].thresholds
+    assert alone.at(0.01) < threshold < thousand.at(0.01)
     faces = rows[rows["face"].notna()]
     assert (faces["match"].notna() == (faces["similarity"] >= np.float32(threshold))).all()
     np.testing.assert_allclose(faces["probability"], (faces["similarity"] + 1) / 2, rtol=1e-6)
@@ -346,11 +334,11 @@ def test_the_usual_false_alarms_give_way_to_what_a_calibration_can_tell(
     tmp_path: Path, people: list[MadeImage], caplog: pytest.LogCaptureFixture
 ):
     known = calibration()
-    few = replace(
-        known,
-        fpir=tuple(Thresholds(rates=each.rates[:1], thresholds=each.thresholds[:1])
-                   for each in known.fpir),
-    )  # fmt: skip
+    cut = [
+        Thresholds(rates=each.rates[:1], thresholds=each.thresholds[:1])
+        for each in known.searches[0].thresholds
+    ]
+    few = replace(known, searches=(replace(known.searches[0], thresholds=tuple(cut)),))
     made = tmp_path / "calibration.json"
     made.write_bytes(few.to_json())
     gallery = str(tmp_path / "g")

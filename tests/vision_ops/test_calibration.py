@@ -26,7 +26,7 @@ def calibrated(population: Population, num_people: int, seed: int) -> Calibratio
         pairs.update(scores, same)
         searches.update(scores[~same].reshape(len(probes), -1), np.ones(len(probes)))
     return calibrate(
-        COSINE, pairs.genuine, pairs.impostor, searches,
+        COSINE, pairs.genuine, pairs.impostor, {1.0: searches},
         embedder="sha256:e1", num_people=num_people,
     )  # fmt: skip
 
@@ -102,11 +102,13 @@ def test_what_the_data_cannot_say_is_refused() -> None:
             found.threshold_for_far(far)
     with pytest.raises(ValueError, match="gallery_size 0"):
         found.threshold_for_fpir(0.1, 0)
+    with pytest.raises(ValueError, match="faces_per_person 0.5: below 1"):
+        found.threshold_for_fpir(0.1, 9, 0.5)
 
 
 def test_thresholds_rise_with_the_gallery_and_with_care() -> None:
     found = calibrated(POPULATIONS["uneven"], 400, seed=3)
-    for thresholds in (found.far, *found.fpir):
+    for thresholds in (found.far, *found.searches[0].thresholds):
         assert list(thresholds.rates) == sorted(thresholds.rates, reverse=True)
         assert list(thresholds.thresholds) == sorted(thresholds.thresholds)
     last = -1.0
@@ -122,11 +124,11 @@ def test_far_thresholds_are_those_of_the_impostors() -> None:
     pairs = VerificationAccumulator()
     pairs.update(scores, np.zeros(1000, bool))
     pairs.update(np.array([0.99]), np.array([True]))
-    found = calibrate(COSINE, pairs.genuine, pairs.impostor, None, embedder="x", num_people=2)
+    found = calibrate(COSINE, pairs.genuine, pairs.impostor, {}, embedder="x", num_people=2)
     for far, wanted in ((0.1, 0.9), (0.01, 0.99), (0.001, 0.999)):
         assert np.mean(scores >= found.threshold_for_far(far)) == pytest.approx(far)
         assert found.threshold_for_far(far) == pytest.approx(wanted, abs=0.001)
-    assert found.gallery_sizes == ()
+    assert found.searches == ()
     with pytest.raises(ValueError, match="insufficient.*can tell none"):
         found.threshold_for_fpir(0.1, 10)
 
@@ -178,7 +180,7 @@ def test_probability_rises_and_tells_the_share_of_genuine_pairs() -> None:
     genuine, impostor = rng.normal(0.5, 0.15, 50_000), rng.normal(0.1, 0.15, 400_000)
     pairs.update(genuine.clip(-1, 1), np.ones(50_000, bool))
     pairs.update(impostor.clip(-1, 1), np.zeros(400_000, bool))
-    found = calibrate(COSINE, pairs.genuine, pairs.impostor, None, embedder="x", num_people=9)
+    found = calibrate(COSINE, pairs.genuine, pairs.impostor, {}, embedder="x", num_people=9)
     at = np.linspace(-0.2, 0.8, 21)
     same, other = (np.exp(-(((at - mean) / 0.15) ** 2) / 2) for mean in (0.5, 0.1))
     np.testing.assert_allclose(found.probability(at), same / (same + other), atol=0.04)

@@ -1,13 +1,20 @@
 """What a similarity means: thresholds for wanted error rates, and the probability of one person.
 
 A calibration belongs to one embedder and one head of similarity. It holds thresholds of
-verification (1:1) by FAR, those of identification (1:N) by FPIR and the size of the gallery, and
-the probability of one person by score, fitted by isotonic regression. What the data could not say
-is refused by the word "insufficient", never guessed. Light: no torch.
+verification (1:1) by FAR, those of identification (1:N) by FPIR, the size of the gallery and the
+faces that its templates are of, and the probability of one person by score, fitted by isotonic
+regression. What the data could not say is refused by the word "insufficient", never guessed.
+Light: no torch.
+
+Why the faces of a template matter: the mean of m embeddings p + e_i / sqrt(E), p of a person and
+e_i of a picture, is as long as sqrt(|p|^2 + |e|^2 / m). Brought to length 1 again, templates of
+more faces lie closer to their people, and a stranger's highest score among them grows by as much
+as that of their own. The length depends on 1 / m: thresholds are linear in it between what is
+known, and a gallery of people with few faces and with many counts as one of their harmonic mean.
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +51,36 @@ class Thresholds:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchThresholds:
+    """Thresholds of identification in galleries whose templates are of so many faces."""
+
+    faces_per_person: float
+    """harmonic mean over the people of the gallery"""
+    gallery_sizes: tuple[int, ...]
+    """rising"""
+    thresholds: tuple[Thresholds, ...]
+    """by gallery size"""
+
+    def least(self, gallery_size: int) -> float:
+        """The least FPIR that can be told for a gallery of so many people; 1: none."""
+        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
+        return self.thresholds[bound].rates[-1] if bound < len(self.thresholds) else 1.0
+
+    def tells(self, fpir: float, gallery_size: int) -> bool:
+        """Whether the data can speak for a rate at a size."""
+        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
+        return bound < len(self.thresholds) and self.thresholds[bound].tells(fpir)
+
+    def at(self, fpir: float, gallery_size: int) -> float:
+        """Threshold of a rate that can be told, linear in the logarithm of the size."""
+        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
+        around = range(max(bound - 1, 0), bound + 1)
+        known = np.log([self.gallery_sizes[k] for k in around])
+        found = [self.thresholds[k].at(fpir) for k in around]
+        return float(np.interp(np.log(gallery_size), known, found))
+
+
+@dataclass(frozen=True, kw_only=True)
 class Calibration:
     """Thresholds and probabilities of one embedder's similarities."""
 
@@ -60,10 +97,8 @@ class Calibration:
     num_searched: int
     """people whose faces were looked for in a gallery without them"""
     far: Thresholds
-    gallery_sizes: tuple[int, ...]
-    """rising; empty where too few people were searched"""
-    fpir: tuple[Thresholds, ...]
-    """by gallery size"""
+    searches: tuple[SearchThresholds, ...]
+    """by faces of a template, rising from 1 on; empty where too few people were searched"""
     scores: tuple[float, ...]
     """knots of the probability, rising"""
     probabilities: tuple[float, ...]
@@ -83,39 +118,54 @@ class Calibration:
             )
         return self.far.at(far)
 
-    def threshold_for_fpir(self, fpir: float, gallery_size: int) -> float:
+    def threshold_for_fpir(
+        self, fpir: float, gallery_size: int, faces_per_person: float = 1.0
+    ) -> float:
         """Lowest similarity that is a match in a gallery of so many people.
 
         With it, somebody is found for `fpir` of the probes whose person is not in the gallery, in
-        the mean over galleries of that size. Raises ValueError for impossible values, and where
-        the data cannot say: too few people for that rate, or for that gallery.
+        the mean over galleries of that size whose templates are of `faces_per_person` faces (the
+        harmonic mean over people). Beyond `most_faces` the line of the last two is drawn on.
+        Raises ValueError for impossible values, and where the data cannot say: too few people for
+        that rate, or for that gallery.
         """
-        if not 0 < fpir < 1 or gallery_size < 1:
-            raise ValueError(f"fpir {fpir}: not between 0 and 1, or gallery_size {gallery_size}: 0")
-        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
-        if bound == len(self.fpir) or not self.fpir[bound].tells(fpir):
+        if not 0 < fpir < 1 or gallery_size < 1 or not faces_per_person >= 1:
+            raise ValueError(
+                f"fpir {fpir}: not between 0 and 1, or gallery_size {gallery_size} or "
+                f"faces_per_person {faces_per_person}: below 1"
+            )
+        telling = [each for each in self.searches if each.tells(fpir, gallery_size)]
+        if not telling or telling[0] is not self.searches[0]:
             raise ValueError(
                 f"fpir {fpir:g} in a gallery of {gallery_size:,}: insufficient: calibrated on "
                 f"searches by {self.num_searched:,} people in a gallery of {self.num_people:,}; "
                 f"that can tell {self.told()}"
             )
-        around = range(max(bound - 1, 0), bound + 1)
-        known = np.log([self.gallery_sizes[k] for k in around])
-        return float(
-            np.interp(np.log(gallery_size), known, [self.fpir[k].at(fpir) for k in around])
-        )
+        parts = [1 / each.faces_per_person for each in telling]
+        found = [each.at(fpir, gallery_size) for each in telling]
+        part = 1 / faces_per_person
+        if part >= parts[-1] or len(parts) == 1:
+            return float(np.interp(part, parts[::-1], found[::-1]))
+        slope = (found[-1] - found[-2]) / (parts[-2] - parts[-1])
+        return found[-1] + max(slope, 0.0) * (parts[-1] - part)
+
+    @property
+    def most_faces(self) -> float:
+        """Of a template that was calibrated; 1 where templates of several never were."""
+        return self.searches[-1].faces_per_person if self.searches else 1.0
 
     def least_fpir(self, gallery_size: int) -> float:
         """The least FPIR that can be told for a gallery of so many people; 1: none."""
-        bound = int(np.searchsorted(self.gallery_sizes, gallery_size))
-        return self.fpir[bound].rates[-1] if bound < len(self.fpir) else 1.0
+        return self.searches[0].least(gallery_size) if self.searches else 1.0
 
     def told(self) -> str:
         """The least FPIR that can be told by size of gallery, in words."""
-        least = [f"{each.rates[-1]:.2g}" for each in self.fpir]
-        last = {rate: size for rate, size in zip(least, self.gallery_sizes, strict=True)}
-        told = ", ".join(f"{rate} up to {size:,} people" for rate, size in last.items())
-        return told or "none"
+        if not self.searches:
+            return "none"
+        one = self.searches[0]
+        least = [f"{each.rates[-1]:.2g}" for each in one.thresholds]
+        last = {rate: size for rate, size in zip(least, one.gallery_sizes, strict=True)}
+        return ", ".join(f"{rate} up to {size:,} people" for rate, size in last.items())
 
     def probability(self, score: Float[np.ndarray, "*B"]) -> Float[np.ndarray, "*B"]:
         """That a pair of this similarity shows one person, 0..1, if half of all pairs do."""
@@ -135,7 +185,7 @@ class Calibration:
                 for name, value in values.items()
             }
             kept["far"] = _thresholds(values["far"])
-            kept["fpir"] = tuple(_thresholds(each) for each in values["fpir"])
+            kept["searches"] = tuple(_searches(each) for each in values["searches"])
             return cls(**kept)
         except (ValueError, KeyError, TypeError, AttributeError) as wrong:
             raise ValueError(
@@ -157,7 +207,7 @@ def calibrate(
     grid: ScoreGrid,
     genuine: Int64[np.ndarray, " V"],
     impostor: Int64[np.ndarray, " V"],
-    searches: SearchErrors | None,
+    searches: Mapping[float, SearchErrors],
     *,
     embedder: str,
     num_people: int,
@@ -167,7 +217,8 @@ def calibrate(
     """A calibration from counts of scores, those of `vision_ops.metrics.verification`.
 
     genuine, impostor   int64 (V,)  pairs by index of `grid`; pairs that failed are left aside
-    searches            of people in galleries without them; None: 1:1 alone
+    searches            of people in galleries without them, by faces of a template, rising from
+                        1 on; empty: 1:1 alone
     """
     genuine, impostor = (np.concatenate([[0], counts[1:]]) for counts in (genuine, impostor))
     if not genuine.any() or not impostor.any():
@@ -175,7 +226,7 @@ def calibrate(
             f"calibrate: {genuine.sum():,} genuine and {impostor.sum():,} impostor pairs; both"
         )
     scores, probabilities = isotonic(grid, genuine, impostor)
-    tables = searches.tables() if searches else {}
+    tables = {faces: errors.tables() for faces, errors in searches.items()}
     return Calibration(
         embedder=embedder,
         head=head,
@@ -183,11 +234,16 @@ def calibrate(
         num_people=num_people,
         num_genuine=int(genuine.sum()),
         num_impostor=int(impostor.sum()),
-        num_searched=round(searches.num_people) if searches else 0,
+        num_searched=round(next(iter(searches.values())).num_people) if searches else 0,
         far=far_thresholds(grid, impostor),
-        gallery_sizes=tuple(tables),
-        fpir=tuple(
-            Thresholds(rates=told, thresholds=thresholds) for told, thresholds in tables.values()
+        searches=tuple(
+            SearchThresholds(
+                faces_per_person=faces,
+                gallery_sizes=tuple(table),
+                thresholds=tuple(Thresholds(rates=r, thresholds=t) for r, t in table.values()),
+            )
+            for faces, table in tables.items()
+            if table
         ),
         scores=scores,
         probabilities=probabilities,
@@ -234,3 +290,11 @@ def _occupied(counts: Int64[np.ndarray, " V"]) -> Sequence[int]:
 
 def _thresholds(values: dict[str, list[float]]) -> Thresholds:
     return Thresholds(rates=tuple(values["rates"]), thresholds=tuple(values["thresholds"]))
+
+
+def _searches(values: dict[str, Any]) -> SearchThresholds:
+    return SearchThresholds(
+        faces_per_person=float(values["faces_per_person"]),
+        gallery_sizes=tuple(values["gallery_sizes"]),
+        thresholds=tuple(_thresholds(each) for each in values["thresholds"]),
+    )

@@ -120,8 +120,33 @@ def searches(
         own = people[block]
         mine, rank, _ = search(found, own)
         itself = gallery[own] == block
-        others = found[np.arange(len(gallery)) != own[:, None]].reshape(len(block), -1)
-        yield Searched(block, np.where(itself, np.float32(-np.inf), mine), rank, others)
+        mine = np.where(itself, np.float32(-np.inf), mine)
+        yield Searched(block, mine, rank, _of_others(found, own))
+
+
+def strangers(
+    embeddings: Float32[np.ndarray, "F E"],
+    people: Int[np.ndarray, " F"],
+    templates: Float32[np.ndarray, "N E"],
+    probes: Int[np.ndarray, " Q"],
+    scores: Scorer,
+) -> Iterator[tuple[Int64[np.ndarray, " P"], Float32[np.ndarray, "P M"]]]:
+    """Probes, and their scores with all other people of a gallery.
+
+    templates  (N, E)    what stands for person k at place k
+    probes     int (Q,)  faces
+    """
+    num_rows = max(1, SEARCH_CELLS // max(len(templates), 1))
+    for start in range(0, len(probes), num_rows):
+        block = probes[start : start + num_rows]
+        yield block, _of_others(scores(embeddings[block], templates), people[block])
+
+
+def _of_others(
+    scores: Float32[np.ndarray, "P N"], own: Int[np.ndarray, " P"]
+) -> Float32[np.ndarray, "P M"]:
+    """Without the column of each probe's own person."""
+    return scores[np.arange(scores.shape[1]) != own[:, None]].reshape(len(scores), -1)
 
 
 class Hardest:

@@ -146,6 +146,11 @@ class Gallery:
         """Faces enrolled."""
         return sum(part["faces"] for part in self.manifest["parts"])
 
+    def faces_per_person(self) -> float:
+        """Harmonic mean over people, by which a calibration knows templates; reads all parts."""
+        counts = np.array([count for _, count in self.people()], np.float64)
+        return float(1 / np.mean(1 / counts)) if len(counts) else 1.0
+
     @property
     def parts(self) -> list[str]:
         """Names of the parts that count."""

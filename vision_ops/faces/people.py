@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Float32
+from jaxtyping import Float, Float32
 
 LEAST_WEIGHT = 0.01
 """of a face in its template, however bad its quality"""
@@ -33,25 +33,33 @@ class EnrolledFace:
 
 
 def template(faces: Sequence[EnrolledFace]) -> Float32[np.ndarray, "E"]:
-    """The embedding that stands for a person, unit L2.
+    """The embedding that stands for a person, unit L2: see `pooled`, in the order of the keys."""
+    ranked = sorted(faces, key=lambda face: face.key)
+    quality = np.array([face.quality for face in ranked], np.float64)
+    return pooled(np.stack([face.embedding for face in ranked]), quality)
+
+
+def pooled(
+    embeddings: Float32[np.ndarray, "F E"], quality: Float[np.ndarray, "F"]
+) -> Float32[np.ndarray, "E"]:
+    """One embedding for several of a person, unit L2.
 
         t = sum_i w_i f_i / |sum_i w_i f_i|,    w_i = max(quality_i, 0.01)
 
     The quality-weighted mean of the embeddings, back on the sphere (quality pooling; Ranjan et
     al. 2019, section 3.3, where the weights are a softmax of the detector's logit; here the score
     that is stored already lies in 0..1 and is the weight itself). Summed in float64 in the order
-    of the keys: the same faces give the same bits in whatever order they came. One face is its own
-    template, bit for bit. Where the sum all but vanishes, the face of best quality is.
+    given: the same faces in one order give the same bits. One face is its own template, bit for
+    bit. Where the sum all but vanishes, the face of best quality is. What it does to scores of
+    strangers, and so to thresholds: see `vision_ops.faces.calibration`.
     """
-    ranked = sorted(faces, key=lambda face: face.key)
-    if len(ranked) == 1:
-        return ranked[0].embedding
-    weights = np.array([max(face.quality, LEAST_WEIGHT) for face in ranked], np.float64)
-    vectors = np.stack([face.embedding for face in ranked]).astype(np.float64)
-    total = (weights[:, None] * vectors).sum(axis=0)
+    if len(embeddings) == 1:
+        return embeddings[0]
+    weights = np.maximum(quality.astype(np.float64), LEAST_WEIGHT)
+    total = (weights[:, None] * embeddings.astype(np.float64)).sum(axis=0)
     norm = float(np.sqrt((total * total).sum()))
     if norm < LEAST_NORM * weights.sum():
-        return ranked[int(weights.argmax())].embedding
+        return embeddings[int(weights.argmax())]
     return (total / norm).astype(np.float32)
 
 

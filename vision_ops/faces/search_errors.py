@@ -37,6 +37,8 @@ GRID_BITS = 14
 PARETO_PART = 0.01
 LEAST_PARETO = 200
 LEAST_ODDS = 2.0**-24
+RESOLUTION = 2.0**-22
+"""of thresholds: a quarter of a step of the finest grid of cosines"""
 
 
 class SearchErrors:
@@ -140,6 +142,8 @@ class Tails:
         num_gallery: int,
     ) -> None:
         """tops (P, TAIL + 1): highest scores of each probe among `num_gallery` people, falling."""
+        order = np.argsort(tops[:, TAIL], kind="stable")  # neighbours look up what is near
+        tops, weights = tops[order], weights[order]
         self.weights = weights / weights.sum()
         self.share = TAIL / num_gallery
         self.level = tops[:, TAIL]
@@ -164,13 +168,12 @@ class Tails:
         return float(self.weights @ (1 - missed))
 
     def thresholds(self, size: int, wanted: list[float]) -> list[float]:
-        """Threshold of each rate, by bisection."""
-        bottom = float(self.level.min())
+        """Threshold of each rate, rates falling, by bisection to RESOLUTION."""
+        low, found = float(self.level.min()), []
         top = float((self.level + self.scale * 200).max())
-        found = []
         for rate in wanted:
-            low, high = bottom, top
-            for _ in range(50):
+            high = top
+            while high - low > RESOLUTION:
                 middle = (low + high) / 2
                 low, high = (middle, high) if self.rate(size, middle) > rate else (low, middle)
             found.append(high)
@@ -184,6 +187,7 @@ class _Shape:
         order = np.argsort(excess)
         self.seen = excess[order]
         self.rest = np.cumsum(weights[order][::-1])[::-1] / weights.sum()
+        self.at_least = np.append(self.rest, 0.0)
         effective = weights.sum() ** 2 / (weights**2).sum()  # Kish's size of a weighted sample
         part = min(max(LEAST_PARETO / effective, PARETO_PART), 0.5)
         last = int(np.searchsorted(-self.rest, -part))
@@ -198,8 +202,7 @@ class _Shape:
 
     def above(self, excess: Float64[np.ndarray, " P"]) -> Float64[np.ndarray, " P"]:
         """Share of excesses at or above each value."""
-        places = np.searchsorted(self.seen, excess)
-        seen = np.append(self.rest, 0.0)[places]
+        seen = self.at_least[np.searchsorted(self.seen, excess)]
         over = np.maximum(excess - self.start, 0) / self.width
         if self.bend == 0:
             tail = np.exp(-over)

@@ -1,6 +1,6 @@
 """Faces of known people held against each other: as pairs of a list, as all pairs, as searches."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -16,7 +16,9 @@ from vision_ops.faces.comparisons import (
     impostor_pairs,
     num_columns,
     searches,
+    strangers,
 )
+from vision_ops.faces.people import pooled
 from vision_ops.faces.search_errors import SearchErrors
 from vision_ops.metrics.discard import DiscardAccumulator
 from vision_ops.metrics.folds import FoldAccumulator
@@ -30,6 +32,10 @@ MAX_SEARCHED = 200_000_000
 
 Gallery = Literal["first", "best"]
 """the face that stands for a person in the gallery: of the first id, or of the best quality"""
+TEMPLATE_FACES = (2, 4, 16)
+"""most faces of a template, by which thresholds are calibrated too"""
+LEAST_STEP = 1.1
+"""of the mean number of faces, from one such gallery to the next"""
 
 
 @dataclass(kw_only=True)
@@ -203,7 +209,9 @@ class JudgedSearches:
     """over probes with a face"""
     whole: IdentificationResult
     """over all probes: one without a face finds nobody"""
-    errors: SearchErrors
+    errors: Mapping[float, SearchErrors]
+    """false alarms of galleries whose templates are of so many faces (their harmonic mean over
+    people), from 1 on"""
     num_people: int
     """in the gallery"""
     num_probes: int
@@ -232,14 +240,14 @@ def judge_searches(
     most = max(1, MAX_SEARCHED // num_people)
     if num_probes > most:
         probes = np.sort(np.random.default_rng(0).permutation(probes)[:most])
-    of_person = np.bincount(faces.people[probes], minlength=num_people)
+    weights = 1 / np.bincount(faces.people[probes], minlength=num_people).clip(min=1)
     errors = SearchErrors(similarity.grid, num_people - 1)
     found = IdentificationAccumulator(similarity.grid)
     for part in searches(faces.embeddings, faces.people, shown, probes, similarity.scores):
         known = part.own > NEVER
         found.add_known(part.own[known], part.rank[known])
         found.add_unknown(part.others.max(axis=1))
-        errors.update(part.others, 1 / of_person[faces.people[part.probes]])
+        errors.update(part.others, weights[faces.people[part.probes]])
     result = found.result()
     enrolled = set(faces.names)
     lost = sum(name in enrolled for name in faces.without_face.values())
@@ -247,17 +255,60 @@ def judge_searches(
     return JudgedSearches(
         found=result,
         whole=found.result(),
-        errors=errors,
+        errors={1.0: errors} | judge_templates(faces, similarity, gallery, probes, weights),
         num_people=num_people,
         num_probes=num_probes,
         num_searched=len(probes),
     )
 
 
+def judge_templates(
+    faces: LabelledFaces,
+    similarity: Similarity,
+    gallery: Gallery,
+    probes: np.ndarray,
+    weights: np.ndarray,
+) -> dict[float, SearchErrors]:
+    """False alarms where a template is of several faces, by their harmonic mean over people.
+
+    probes    int64 (Q,)    faces that are looked for among all people but their own
+    weights   float64 (N,)  of a probe of each person
+    A person of fewer faces has a template of those: the gallery grows by no one and loses no one.
+    """
+    counts = np.bincount(faces.people, minlength=len(faces.names))
+    found: dict[float, SearchErrors] = {}
+    last = 1.0
+    for most in TEMPLATE_FACES:
+        mean = float(1 / np.mean(1 / np.minimum(counts, most)))
+        if mean < LEAST_STEP * last:
+            continue
+        templates = templates_of(faces, gallery, most)
+        errors = SearchErrors(similarity.grid, len(counts) - 1)
+        searched = strangers(faces.embeddings, faces.people, templates, probes, similarity.scores)
+        for some, scores in searched:
+            errors.update(scores, weights[faces.people[some]])
+        found[mean] = errors
+        last = mean
+    return found
+
+
+def templates_of(faces: LabelledFaces, gallery: Gallery, most: int) -> np.ndarray:
+    """float32 (N, E): of up to so many faces of each person, as a gallery pools them."""
+    order = _ranked(faces, gallery)
+    order = order[np.argsort(faces.people[order], kind="stable")]
+    ends = np.cumsum(np.bincount(faces.people, minlength=len(faces.names)))
+    pooled_faces = [own[:most] for own in np.split(order, ends[:-1])]
+    return np.stack([pooled(faces.embeddings[own], faces.quality[own]) for own in pooled_faces])
+
+
 def gallery_of(faces: LabelledFaces, gallery: Gallery) -> np.ndarray:
     """int64 (N,): the face that stands for each person."""
-    order = np.arange(len(faces.ids))
-    if gallery == "best":
-        order = np.lexsort((order, -faces.quality))
+    order = _ranked(faces, gallery)
     _, first = np.unique(faces.people[order], return_index=True)
     return order[first]
+
+
+def _ranked(faces: LabelledFaces, gallery: Gallery) -> np.ndarray:
+    """int64 (F,): faces in the order in which they would stand for their person."""
+    order = np.arange(len(faces.ids))
+    return order if gallery == "first" else np.lexsort((order, -faces.quality))

@@ -156,7 +156,7 @@ def _calibrated(
         similarity.grid,
         counted.genuine,
         counted.impostor,
-        searches.errors if searches else None,
+        searches.errors if searches else {},
         embedder=f"sha256:{embedder}",
         num_people=len(known.names),
         head=similarity.kind,
@@ -259,7 +259,10 @@ def as_numbers(result: VerificationEvaluation, similarity: Similarity) -> dict[s
             "fnmr": curve.fnmr.tolist(),
             "quality": curve.quality.tolist(),
         },
-        "calibration": {"can_tell": result.calibration.told()},
+        "calibration": {
+            "can_tell": result.calibration.told(),
+            "faces_per_person": [each.faces_per_person for each in result.calibration.searches],
+        },
     }
 
 

@@ -79,13 +79,19 @@ def verification_page(run: Run, numbers: Numbers, shown: Shown) -> bytes:
             title="Calibration",
             text="calibration.json holds thresholds for match_faces. FPIR that it can tell: "
             + numbers["calibration"]["can_tell"]
-            + ".",
+            + _templates(numbers["calibration"]["faces_per_person"]),
         ),
         *_left_out(numbers["counts"], shown),
         Section(title="Embedder", facts=facts_of(run.manifest["embedder"])),
         *about(run),
     ]
     return page(f"Evaluation of {title_of(run)}", run.uri, list(_figures(numbers)), sections)
+
+
+def _templates(faces_per_person: Sequence[float]) -> str:
+    """What sizes of templates are calibrated, the end of a sentence."""
+    told = ", ".join(f"{faces:.3g}" for faces in faces_per_person)
+    return f"; for templates of {told} faces a person, and between." if told else "."
 
 
 def _figures(numbers: Numbers) -> Iterator[Figure]:

@@ -108,8 +108,7 @@ def identify(config: Identify) -> Run:
     scorer, measure = open_scorer(config.similarity.head, gallery.embedder, gallery.size, storage)
     decision = decide(
         config.similarity, measure, gallery.embedder, storage, rate=config.fpir,
-        gallery_uri=gallery.uri, gallery_size=gallery.num_people,
-        similarity_only=config.similarity_only,
+        gallery=gallery, similarity_only=config.similarity_only,
     )  # fmt: skip
     identity = {
         "run": source.run.uri,

@@ -147,8 +147,8 @@ class Identify:
     similarity: Annotated[Similarity, tyro.conf.arg(name="")] = Similarity()
     """how alike two faces are"""
     fpir: float = 0.0
-    """wanted share of strangers who are given a name, with a calibration: at this gallery's size;
-    0: 0.01, or the least that the calibration can tell, and that is said"""
+    """wanted share of strangers who are given a name, with a calibration: at this gallery's size
+    and faces per person; 0: 0.01, or the least that the calibration can tell, and that is said"""
     k: int = 5
     """people named for each face, nearest first"""
     similarity_only: bool = False

@@ -10,14 +10,16 @@ import numpy as np
 from jobs.pictures.faces.matching.requests import Similarity
 from jobs.pictures.faces.matching.search import Measure
 from jobs.pictures.faces.similarity import GRIDS
-from jobs.runtime.storage import Storage, absolute, join
+from jobs.runtime.storage import Storage, absolute
 from vision_ops.faces.calibration import Calibration
-from vision_ops.faces.gallery import CALIBRATION
+from vision_ops.faces.gallery import CALIBRATION, Gallery
 
 logger = logging.getLogger(__name__)
 
 EVALUATED = "runs/evaluate_faces/calibration.json"
 USUAL_FPIR = 0.01
+FACES_BEYOND = 1.25
+"""times the faces that were calibrated, from which on a threshold is said to be drawn on"""
 MAKES_ONE = "python -m jobs.evaluate --run RUN --out runs/evaluate_faces"
 
 
@@ -54,22 +56,21 @@ def decide(
     storage: Storage,
     *,
     rate: float,
-    gallery_uri: str = "",
-    gallery_size: int = 0,
+    gallery: Gallery | None = None,
     similarity_only: bool = False,
 ) -> Decision:
     """The threshold of a request, and the calibration that gives probabilities.
 
     measure       which similarity it is
     embedder      sha256 of the embedder of the embeddings
-    rate          wanted FPIR at `gallery_size` people (0: the usual one, or the least that can be
-                  told), or, where that is 0, wanted FAR
-    gallery_uri   a gallery that may hold a calibration
+    rate          wanted FPIR in `gallery` (0: the usual one, or the least that can be told), or,
+                  where there is none, wanted FAR
+    gallery       what is searched, which may hold a calibration
 
     Raises ValueError where nothing says what a match is, for a calibration of another embedder or
     similarity, and where its data cannot tell the rate.
     """
-    places = [join(gallery_uri, CALIBRATION)] * bool(gallery_uri)
+    places = [gallery.path(CALIBRATION)] if gallery else []
     if asked.threshold is None and not similarity_only:
         places.append(absolute(EVALUATED))
     places = [absolute(asked.calibration)] if asked.calibration else places
@@ -91,16 +92,20 @@ def decide(
             threshold=asked.threshold, calibration=found, digest=digest, told="as asked for"
         )
     if found is None:
-        only = ", or --similarity-only names nobody" if gallery_size else ""
+        only = ", or --similarity-only names nobody" if gallery else ""
         raise ValueError(
             f"threshold: none given, and no calibration at {' or '.join(places)}: what similarity "
             f"is a match differs from embedder to embedder. Give --threshold X, or --calibration "
             f"FILE ({MAKES_ONE} writes calibration.json){only}"
         )
-    if gallery_size:
-        rate = rate or _usual_fpir(found, gallery_size)
-        threshold = found.threshold_for_fpir(rate, gallery_size)
-        told = f"FPIR {rate:g} among {gallery_size:,} people, by {uri}"
+    if gallery:
+        rate = rate or _usual_fpir(found, gallery.num_people)
+        faces = gallery.faces_per_person()
+        _warn_of_templates(found, faces)
+        threshold = found.threshold_for_fpir(rate, gallery.num_people, faces)
+        told = (
+            f"FPIR {rate:g} among {gallery.num_people:,} people, {faces:.3g} faces each, by {uri}"
+        )
     else:
         threshold = found.threshold_for_far(rate)
         told = f"FAR {rate:g}, by {uri}"
@@ -118,6 +123,20 @@ def _usual_fpir(calibration: Calibration, gallery_size: int) -> float:
         )  # fmt: skip
         return least
     return USUAL_FPIR
+
+
+def _warn_of_templates(calibration: Calibration, faces: float) -> None:
+    """Say it where templates are of more faces than any that were calibrated."""
+    if faces <= calibration.most_faces * FACES_BEYOND:
+        return
+    what = "its threshold is drawn on from those of fewer"
+    if calibration.most_faces == 1:
+        what = "its threshold is that of one, and more strangers are named than wanted"
+    logger.warning(
+        "calibration: templates of this gallery are of %.3g faces (harmonic mean), calibrated were "
+        "up to %.3g: %s; evaluate a run of more pictures a person, or enrol --per-person %d",
+        faces, calibration.most_faces, what, max(1, int(calibration.most_faces)),
+    )  # fmt: skip
 
 
 def _first(places: Sequence[str], storage: Storage) -> tuple[Calibration | None, str, str]:
