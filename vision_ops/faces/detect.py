@@ -26,7 +26,8 @@ class DetectorConfig:
     min_confidence: float = 0.9
     """faces below are left out, 0..1; what it is a probability of differs between detectors"""
     min_face_px: float = 20.0
-    """faces whose box has a longer side below are not searched for: half of it is four times the
+    """faces whose box has a longer side below are not searched for, in pixels of the picture as the
+    detector sees it: reduced to longest_px where it is larger; half of it is four times the
     work (but for ONNX files of one size)"""
     max_faces: int = 1000
     """the most confident faces of a picture that are kept"""

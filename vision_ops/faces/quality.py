@@ -31,7 +31,7 @@ class Quality:
     confidence: Float64[np.ndarray, "N"]
     """the detector's"""
     size: Float64[np.ndarray, "N"]
-    """distance of the eyes in the picture over GOOD_EYES_PX, 1 at the most"""
+    """distance of the eyes in the picture, as it was seen, over GOOD_EYES_PX, 1 at the most"""
     sharpness: Float64[np.ndarray, "N"]
     """see `sharpness`"""
     frontality: Float64[np.ndarray, "N"]
@@ -61,8 +61,9 @@ def judge(
     """The quality of faces.
 
     crops are aligned, sRGB 0..255; boxes, landmarks and confidence as in `Faces`, in pixels of the
-    picture as it was given; norms are those of `Embedder.embed`, and count where `usual_norm`, the
-    same embedder's for good faces, is given.
+    picture that the crops were cut from: of a reduced one, those of the original would make faces
+    larger than anybody saw them; norms are those of `Embedder.embed`, and count where `usual_norm`,
+    the same embedder's for good faces, is given.
     """
     unknown = np.full(len(crops), np.nan)
     points = landmarks.astype(np.float64)

@@ -33,8 +33,9 @@ class FacesConfig:
     detect: DetectorConfig = field(default_factory=DetectorConfig)
     """what of the faces found is kept"""
     longest_px: int = LONGEST_PX
-    """pictures are reduced to this longer side before faces are looked for; boxes are in pixels of
-    the original. More finds smaller faces in large pictures, and takes time with its square"""
+    """pictures are reduced to this longer side before faces are looked for, cut out and graded;
+    boxes are in pixels of the original. More finds smaller faces in large pictures, shows more of
+    each, and takes time with its square"""
     usual_norm: float = 0.0
     """L2 norm that the embedder gives good faces before it is brought to 1: shorter ones then lower
     the quality; 0: they do not"""

@@ -24,6 +24,8 @@ class Found(NamedTuple):
 
     faces: Sequence[Faces]
     """of each picture, in pixels of the upright original"""
+    seen: Sequence[Faces]
+    """the same in pixels of the picture that the crops were cut from, which may be reduced"""
     crops: Crops
     """aligned, all of the batch behind each other"""
     extents: np.ndarray
@@ -80,11 +82,11 @@ class FaceEmbedder:
         """What is added to a batch, from the next of the embeddings."""
         embeddings, norms = ready.take(len(found.crops))
         faces, crops, start = [], [], 0
-        for each in found.faces:
+        for each, seen in zip(found.faces, found.seen, strict=True):
             stop = start + len(each.boxes)
             part = found.crops[start:stop]
             usual = self.config.usual_norm
-            quality = judge(part, *each, norms=norms[start:stop], usual_norm=usual).score
+            quality = judge(part, *seen, norms=norms[start:stop], usual_norm=usual).score
             columns = (*each, quality, embeddings[start:stop])
             faces.append([_as_row(*face) for face in zip(*columns, strict=True)])
             crops.append(part)
@@ -182,7 +184,7 @@ class Cropped:
             )
             for side in sides
         ]
-        return Found(faces, pixels.copy(), extents)  # theirs are gone when the next come
+        return Found(faces, faces, pixels.copy(), extents)  # theirs are gone when the next come
 
 
 class Given:
@@ -229,18 +231,18 @@ class Detected:
 def cut_out(batch: Batch, canvas: Canvas, faces: Sequence[Faces], face: FacePreprocess) -> Found:
     """Aligned crops of faces, from the pictures as they were decoded."""
     sizes, scales = on_canvas(batch["extent"], canvas)
-    counts = [len(each.boxes) for each in faces]
-    owners = np.repeat(np.arange(len(faces)), counts)
-    across = [e.boxes * np.tile(s, 2) for e, s in zip(faces, scales, strict=True)]
-    points = [_moved(e.landmarks, s) for e, s in zip(faces, scales, strict=True)]
+    seen = [
+        Faces(each.boxes * np.tile(scale, 2), _moved(each.landmarks, scale), each.confidence)
+        for each, scale in zip(faces, scales, strict=True)
+    ]
+    owners = np.repeat(np.arange(len(faces)), [len(each.boxes) for each in faces])
     size_px = face.height_px
     crops = np.zeros((0, *face.shape), np.uint8)
     if len(owners):
-        matrices = crop_matrices(
-            np.concatenate(across), np.concatenate(points), size_px, face.template
-        )
+        boxes, landmarks, _ = (np.concatenate(columns) for columns in zip(*seen, strict=True))
+        matrices = crop_matrices(boxes, landmarks, size_px, face.template)
         crops = align(batch["pixels"], matrices, size_px, owners, sizes).cpu().numpy()
-    return Found(faces, crops, batch["extent"])
+    return Found(faces, seen, crops, batch["extent"])
 
 
 def on_canvas(
