@@ -37,6 +37,7 @@ from jobs.runtime.storage import Storage
 from vision_ops.card import check_names
 from vision_ops.learners.classify import ClassifierLearner, ClassifierLearnerConfig, check_start
 from vision_ops.weights import Resolved, resolve
+from vision_ops.weights.licence import inherited
 
 
 def main(config: Config) -> Run:
@@ -58,17 +59,15 @@ def resolve_start(config: Config, storage: Storage) -> Resolved | None:
 
 
 def with_start(config: Config, start: Resolved | None) -> Config:
-    """The config with the network of the checkpoint to start from, where it names none itself."""
-    if start is None or config.model.network:
+    """The config with the licence of the checkpoint to start from, and its network if none is."""
+    if start is None:
         return config
     card = start.card
-    model = replace(
-        config.model,
-        network=card.network,
-        activation=card.activation,
-        preprocess=card.preprocess,
-        licence=card.licence if config.model.licence == "unknown" else config.model.licence,
-    )
+    model = replace(config.model, licence=inherited(config.model.licence, card.licence))
+    if not model.network:
+        model = replace(
+            model, network=card.network, activation=card.activation, preprocess=card.preprocess
+        )
     return replace(config, model=model)
 
 

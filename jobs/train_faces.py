@@ -44,6 +44,7 @@ from vision_ops.learners.faces import (
 )
 from vision_ops.losses.metric import ArcFaceConfig, collapse, make_loss
 from vision_ops.weights import resolve
+from vision_ops.weights.licence import inherited
 
 
 def main(config: Config) -> Run:
@@ -56,6 +57,8 @@ def main(config: Config) -> Run:
         if not config.model.network:
             config = replace(config, model=begin_as(start.card, config.model))
         check_start(start.card, config.model)
+        licence = inherited(config.model.licence, start.card.licence)
+        config = replace(config, model=replace(config.model, licence=licence))
     return train(config, TASK, start)
 
 

@@ -19,6 +19,7 @@ writes   checkpoints/best.safetensors   weights and card; the last epoch that is
 
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -37,6 +38,7 @@ from vision_ops.learners.localize import LocalizerLearner, LocalizerLearnerConfi
 from vision_ops.losses.boxes import box_loss
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights import resolve
+from vision_ops.weights.licence import inherited
 
 
 def main(config: Config) -> Run:
@@ -47,6 +49,8 @@ def main(config: Config) -> Run:
         start = resolve(config.model.weights, fetch, accept_licence=config.accept_licence)
         check_names(start.card, f"model.weights {config.model.weights}", "train_faces")
         check_start(start.card, config.model)
+        licence = inherited(config.model.licence, start.card.licence)
+        config = replace(config, model=replace(config.model, licence=licence))
     return train(config, TASK, start)
 
 

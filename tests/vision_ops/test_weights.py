@@ -19,7 +19,7 @@ from vision_ops.models import build
 from vision_ops.preprocess import Preprocess
 from vision_ops.weights import CONNECT_TIMEOUT_S, resolve, why_unreachable
 from vision_ops.weights.hub import imagenet_classes, published
-from vision_ops.weights.licence import refuse_non_commercial
+from vision_ops.weights.licence import inherited, refuse_non_commercial
 
 SMALL = Preprocess(height_px=32, width_px=32, resize_px=0)
 TIMM = "test_resnet.r160_in1k"
@@ -264,3 +264,18 @@ def test_non_commercial_licences_are_told_by_their_names(licence, refused):
         with pytest.raises(ValueError, match="non-commercial"):
             refuse_non_commercial(licence, "x", accept_licence=False)
     refuse_non_commercial(licence, "x", accept_licence=refused)
+
+
+@pytest.mark.parametrize(
+    ("asked", "start", "result"),
+    [
+        ("unknown", "CC-BY-NC-4.0", "CC-BY-NC-4.0"),
+        ("unknown", "unknown", "unknown"),
+        ("MIT", "Apache-2.0", "MIT"),
+        ("MIT", "CC-BY-NC-4.0", "MIT; began with weights of CC-BY-NC-4.0"),
+        ("X; began with weights of research only", "research only",
+         "X; began with weights of research only"),
+    ],
+)  # fmt: skip
+def test_a_licence_without_commercial_use_is_handed_on(asked: str, start: str, result: str):
+    assert inherited(asked, start) == result

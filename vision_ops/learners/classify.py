@@ -46,7 +46,7 @@ class ModelConfig:
     classes: tuple[str, ...] = ()
     """class names in the order of the logits; empty: those of the data, sorted"""
     licence: str = "unknown"
-    """of the weights that come out: said in the checkpoint"""
+    """of the weights that come out: said in the checkpoint; unknown: that of `weights`"""
     dropout: float = 0.0
     """share of the last layer's inputs that are left out in training (Srivastava et al. 2014)"""
     weights: str = ""

@@ -47,7 +47,7 @@ class FaceModelConfig:
     preprocess: FacePreprocess = field(default_factory=FacePreprocess)
     """how aligned faces become the network's input; goes into the checkpoint"""
     licence: str = "unknown"
-    """of the weights that come out: said in the checkpoint"""
+    """of the weights that come out: said in the checkpoint; unknown: that of `weights`"""
     weights: str = ""
     """checkpoint of such a network to start from: a path, s3://, torchvision: or timm: name; empty:
     random weights. Its last layer is kept where it gives such an embedding"""
@@ -313,7 +313,6 @@ def begin_as(card: Card, model: FaceModelConfig) -> FaceModelConfig:
         network=card.network,
         embedding_size=card.embedding_size,
         preprocess=card.preprocess,
-        licence=card.licence if model.licence == "unknown" else model.licence,
     )
 
 

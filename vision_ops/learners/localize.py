@@ -41,7 +41,7 @@ class LocalizerModelConfig:
     classes: tuple[str, ...] = ()
     """class names in the order of the logits; empty: those of the data, sorted"""
     licence: str = "unknown"
-    """of the weights that come out: said in the checkpoint"""
+    """of the weights that come out: said in the checkpoint; unknown: that of `weights`"""
 
     def __post_init__(self) -> None:
         if not 0 <= self.encoder_rate <= 1:

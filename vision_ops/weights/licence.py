@@ -21,3 +21,16 @@ def refuse_non_commercial(licence: str, name: str, *, accept_licence: bool) -> N
             f"{name}: its licence is {licence}, for non-commercial use; "
             "if that is your use, say so with --accept-licence"
         )
+
+
+def inherited(asked: str, start: str) -> str:
+    """Licence of weights that were learnt from others: what is asked for, or, unknown, theirs.
+
+    A licence that rules out commercial use stays named whatever is asked for: the next who loads
+    the result is asked as the first one was.
+    """
+    if asked in (UNKNOWN, start):
+        return start
+    if NON_COMMERCIAL.search(start) and start not in asked:
+        return f"{asked}; began with weights of {start}"
+    return asked
