@@ -60,7 +60,7 @@ def cluster_faces(config: Cluster) -> Run:
             raise ValueError(f"run: {source.run.uri}: no face was found in any of its images")
         run.note(
             status="running",
-            embedder=source.about_embedder,
+            **source.about,
             threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
         )
         done = {entry.uri.rpartition("/")[2] for entry in run.parts()}

@@ -47,6 +47,14 @@ class FacesRun:
         kept = {name: told[name] for name in ("source", "licence") if name in told}
         return {"sha256": self.embedder, "embedding_size": self.size, **kept}
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """What a run over these faces notes of how they were made: networks and licences."""
+        return {
+            "embedder": self.about_embedder,
+            "detector": self.run.manifest.get("detector") or {},
+        }
+
     def digest(self) -> str:
         """Hash of what lies in it: fingerprint, names and sizes of parts."""
         parts = [f"{entry.uri.rpartition('/')[2]} {entry.size}" for entry in self.run.parts()]

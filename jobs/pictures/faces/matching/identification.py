@@ -129,7 +129,7 @@ def identify(config: Identify) -> Run:
     with opened as run:
         run.note(
             status="running",
-            embedder=source.about_embedder,
+            **source.about,
             threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
             gallery={"people": gallery.num_people, "content": gallery.digest},
         )

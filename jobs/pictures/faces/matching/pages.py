@@ -9,19 +9,21 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from markupsafe import Markup
 
 from jobs.pictures.faces.embedding import cut_out
 from jobs.pictures.faces.matching.thresholds import Decision
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import Extremes, about
 from jobs.runtime.report.causes import Causes
-from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
+from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, facts_of, page
 from jobs.runtime.run import Run
+from vision_ops.metrics.scores import ScoreGrid
 
 NUM_PICTURES = 12
 NUM_PEOPLE, FACES_OF_EACH = 30, 8
 NUM_NAMED = 100
-BINS = np.linspace(-1.0, 1.0, 41)
+NUM_BARS = 40
 REPORT = "report/index.html"
 EVENTS = {
     "right": "the right name",
@@ -38,7 +40,7 @@ class Summary:
 
     counts: Counter[str]
     """images: read, failed, faceless; faces: faces, and what became of them"""
-    scores: np.ndarray = field(default_factory=lambda: np.zeros(len(BINS) - 1, np.int64))
+    scores: np.ndarray = field(default_factory=lambda: np.zeros(NUM_BARS, np.int64))
     """faces by similarity to the nearest person"""
     causes: Causes = field(default_factory=Causes)
     faceless: list[str] = field(default_factory=list)
@@ -75,7 +77,7 @@ def write_identified(run: Run, source: Run, decision: Decision, people: frozense
         summary.add_images(batch)
         faces = batch.filter(batch["face"].is_valid())
         scores = faces["similarity"].to_numpy(zero_copy_only=False).astype(np.float64)
-        summary.scores += np.histogram(scores.clip(-1, 1), BINS)[0]
+        summary.scores += counted(scores, decision.grid)
         named = faces["match"].is_valid().to_numpy(zero_copy_only=False)
         summary.counts.update(matched=int(named.sum()), unknown=int((~named).sum()))
         events = np.array([_event(row, people, several) for row in _light(faces)], object)
@@ -116,8 +118,10 @@ def identified_page(
             Figure(name="Unknown", value=f"{counts['unknown']:,}", note="faces"),
         ]
     told = _threshold(decision)
-    svg = charts.histogram(summary.scores.tolist(), BINS.tolist(), "similarity", "faces")
-    chart = Chart(title="Faces by similarity to the nearest person", svg=svg)
+    chart = Chart(
+        title="Faces by similarity to the nearest person",
+        svg=by_similarity(summary.scores, decision.grid, "faces"),
+    )
     sections = [Section(title="Results", text=told, charts=[chart])]
     judged = [(words, counts[name]) for name, words in EVENTS.items() if counts[name]]
     if judged:
@@ -135,7 +139,7 @@ def identified_page(
         if rows[name]:
             shown = [_identified(row, images) for row in rows[name]]
             sections.append(Section(title=title, thumbnails=shown))
-    sections += [*_left_out(summary), *about(run)]
+    sections += [*_left_out(summary), *networks(run), *about(run)]
     return page("Identification", run.uri, figures, sections)
 
 
@@ -187,7 +191,7 @@ def write_clustered(run: Run, source: Run, decision: Decision) -> Summary:
     figures = _image_figures(summary.counts)
     figures.append(Figure(name="People", value=f"{len(sizes):,}"))
     figures.append(Figure(name="Nobody", value=f"{nobody:,}", note="faces"))
-    sections += [*_left_out(summary), *about(run)]
+    sections += [*_left_out(summary), *networks(run), *about(run)]
     run.put(REPORT, page("People", run.uri, figures, sections))
     return summary
 
@@ -207,8 +211,8 @@ def write_verified(run: Run, table: pa.Table, decision: Decision) -> Counter[str
         if row["truth"] is not None:
             judged[row["truth"], row["same"]] += 1
     told = _threshold(decision)
-    bars = np.histogram(np.clip(np.array(scores, np.float64), -1, 1), BINS)[0]
-    svg = charts.histogram(bars.tolist(), BINS.tolist(), "similarity", "pairs")
+    bars = counted(np.array(scores, np.float64), decision.grid)
+    svg = by_similarity(bars, decision.grid, "pairs")
     sections = [
         Section(title="Results", text=told, charts=[Chart(title="Pairs by similarity", svg=svg)])
     ]
@@ -231,7 +235,9 @@ def write_verified(run: Run, table: pa.Table, decision: Decision) -> Counter[str
         value = f"{counts['failed']:,}"
         figures.append(Figure(name="Not compared", value=value, bad=True))
         sections.append(Section(title="Pairs that could not be compared", tables=[causes.table()]))
-    run.put(REPORT, page("Verification", run.uri, figures, [*sections, *about(run)]))
+    run.put(
+        REPORT, page("Verification", run.uri, figures, [*sections, *networks(run), *about(run)])
+    )
     return counts
 
 
@@ -246,6 +252,27 @@ def pictured(source: Run, run: Run, ids: Iterable[str]) -> dict[str, bytes]:
         for row in batch.filter(pc.field("id").isin(values)).to_pylist():
             boxes[row["id"]] = row["image"], row["box"]
     return cut_out(source, boxes)
+
+
+def counted(scores: np.ndarray, grid: ScoreGrid) -> np.ndarray:
+    """int64 (NUM_BARS,): scores in equal parts of all that this similarity can be."""
+    within = scores.clip(grid.low, grid.high)  # float32 may round over an end
+    return np.histogram(within, NUM_BARS, range=(grid.low, grid.high))[0]
+
+
+def by_similarity(counts: np.ndarray, grid: ScoreGrid, of: str) -> Markup:
+    """The chart of `counted`."""
+    edges = np.linspace(grid.low, grid.high, NUM_BARS + 1).tolist()
+    return charts.histogram(counts.tolist(), edges, "similarity", of)
+
+
+def networks(run: Run) -> list[Section]:
+    """By which networks the faces were found and embedded, with their licences."""
+    told = {
+        "Embedder": facts_of(run.manifest.get("embedder", {})),
+        "Detector": facts_of(run.manifest.get("detector", {})),
+    }
+    return [Section(title=title, facts=facts) for title, facts in told.items() if facts]
 
 
 def _image_figures(counts: Mapping[str, int]) -> list[Figure]:

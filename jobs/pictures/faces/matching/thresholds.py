@@ -13,6 +13,7 @@ from jobs.pictures.faces.similarity import GRIDS
 from jobs.runtime.storage import Storage, absolute
 from vision_ops.faces.calibration import Calibration
 from vision_ops.faces.gallery import CALIBRATION, Gallery
+from vision_ops.metrics.scores import ScoreGrid
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,8 @@ class Decision:
     """of the calibration's file; empty without one"""
     told: str
     """where the threshold comes from, in words"""
+    grid: ScoreGrid
+    """which scores there are, of this similarity"""
 
     def same(self, scores: np.ndarray) -> np.ndarray:
         """Bool, like the scores: whether they reach the threshold. False without one."""
@@ -79,17 +82,18 @@ def decide(
         raise ValueError(f"calibration: {uri or places[0]}: not there; {MAKES_ONE} makes one")
     if found:
         check_calibration(found, uri, embedder, measure)
+    grid = GRIDS[measure.kind]
     if similarity_only:
         told = "similarity only: nobody is named"
-        return Decision(threshold=None, calibration=found, digest=digest, told=told)
+        return Decision(threshold=None, calibration=found, digest=digest, told=told, grid=grid)
     if asked.threshold is not None:
-        grid = GRIDS[measure.kind]
         if not grid.low <= asked.threshold <= grid.high:
             raise ValueError(
                 f"threshold {asked.threshold:g}: {measure.kind} is of {grid.low:g} to {grid.high:g}"
             )
+        told = "as asked for"
         return Decision(
-            threshold=asked.threshold, calibration=found, digest=digest, told="as asked for"
+            threshold=asked.threshold, calibration=found, digest=digest, told=told, grid=grid
         )
     if found is None:
         only = ", or --similarity-only names nobody" if gallery else ""
@@ -110,7 +114,7 @@ def decide(
         threshold = found.threshold_for_far(rate)
         told = f"FAR {rate:g}, by {uri}"
     logger.info("threshold %.4f: %s", threshold, told)
-    return Decision(threshold=threshold, calibration=found, digest=digest, told=told)
+    return Decision(threshold=threshold, calibration=found, digest=digest, told=told, grid=grid)
 
 
 def _usual_fpir(calibration: Calibration, gallery_size: int) -> float:

@@ -84,7 +84,7 @@ def verify(config: Verify) -> Run:
     with opened as run:
         run.note(
             status="running",
-            embedder=source.about_embedder,
+            **source.about,
             threshold={"value": decision.threshold, "told": decision.told, "head": measure.kind},
         )
         metadata = {
