@@ -167,6 +167,12 @@ def test_a_photo_of_several_enrols_the_largest_face_or_the_surest(
         made = enrolled(Enrol(run=str(tmp_path / "run"), gallery=gallery, choice=choice))
         assert (made.change.added, made.several_faces) == (1, 1)
         assert Gallery.load(gallery, Storage()).templates().embeddings.tolist() == [wanted.tolist()]
+        again = enrolled(
+            Enrol(run=str(tmp_path / "run"), gallery=str(tmp_path / "g"), choice=choice)
+        )
+        assert again.change.replaced == (choice == "surest")  # the same gallery, chosen otherwise
+        people = Gallery.load(str(tmp_path / "g"), Storage()).templates()
+        assert people.embeddings.tolist() == [wanted.tolist()]
     rows = identified(request(tmp_path, gallery=str(tmp_path / "largest")))
     assert list(rows["id"]) == ["a.jpg#face0", "a.jpg#face1"]
     assert list(rows["match"].isna()) == [True, False]

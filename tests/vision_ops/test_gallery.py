@@ -110,6 +110,35 @@ def test_equal_ids_of_two_runs_are_two_faces(tmp_path: Path):
     assert (change.added, gallery.num_faces, gallery.num_people) == (1, 2, 1)
 
 
+def test_another_face_of_a_picture_takes_the_place_of_the_first(tmp_path: Path):
+    person, first = face("Ada", 0)
+    second = replace(face("Ada", 1)[1], id=first.id.replace("#face0", "#face1"))
+    gallery = make(tmp_path / "g", [(person, first), face("Ada", 2)], Storage())
+    change = gallery.enrol([(person, second)])
+    assert (change.added, change.replaced, gallery.num_faces) == (1, 1, 2)
+    assert everything(gallery)["Ada"] == {second.id, face("Ada", 2)[1].id}
+    friend = replace(face("Bob", 0)[1], id=first.id.replace("#face0", "#face2"))
+    change = gallery.enrol([("Bob", friend)])  # a photo may show two people
+    assert (change.added, change.replaced, gallery.num_people) == (1, 0, 2)
+    both = make(tmp_path / "both", [(person, first), (person, second)], Storage())
+    assert both.num_faces == 2  # said at once: two pictures in one frame, as it may be
+
+
+def test_a_picture_that_another_run_embedded_anew_counts_once(tmp_path: Path):
+    again = [(name, replace(each, run="r2")) for name, each in faces_of()]
+    gallery = make(tmp_path / "g", faces_of(), Storage())
+    before = gallery.templates()
+    change = gallery.enrol(again[:4])
+    assert (change.added, change.replaced, gallery.num_faces) == (4, 4, 10)
+    assert gallery.templates().embeddings.tobytes() == before.embeddings.tobytes()
+    runs = {key[0] for person, key, _ in gallery.faces() if person == again[0][0]}
+    assert runs == {"r2"}
+    copy = replace(again[0][1], id="photos/copy.jpg#face0")
+    change = gallery.enrol([(again[0][0], copy)])  # of one run: the folder holds it twice
+    assert (change.replaced, gallery.num_faces) == (0, 11)
+    assert gallery.enrol([("Somebody", replace(again[1][1], run="r3"))]).replaced == 0
+
+
 @settings(max_examples=25, deadline=None)
 @given(
     order=st.permutations(range(10)),

@@ -23,7 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32
 
-from vision_ops.faces.people import EnrolledFace, from_table, matrix, schema, to_table
+from vision_ops.faces.people import EnrolledFace, from_table, matrix, schema, still_there, to_table
 
 MANIFEST, CALIBRATION, FOLDER = "manifest.json", "calibration.json", "people"
 FORMAT = "argus gallery 1"
@@ -71,6 +71,8 @@ class Change:
     """faces that were there, under the same name"""
     moved: int = 0
     """faces that were there under another name, and now are under the one given"""
+    replaced: int = 0
+    """faces that gave way to others of the same picture, which are counted as added"""
     removed: int = 0
     """faces that are there no more"""
     people_added: tuple[str, ...] = ()
@@ -202,7 +204,8 @@ class Gallery:
         """Add faces under their people's names, and commit.
 
         A face that is there under that name changes nothing; one that is there under another name
-        moves. Raises ValueError for a face that does not fit, GalleryChangedError.
+        moves; one of a picture that the person is there with takes the older face's place, see
+        `still_there`. Raises ValueError for a face that does not fit, GalleryChangedError.
         """
         enrolled = list(self.faces())
         known = {key: (person, part) for person, key, part in enrolled}
@@ -221,20 +224,28 @@ class Gallery:
         if not fresh:
             self.clean()
             return Change(unchanged=unchanged)
-        names = {person for person, _ in fresh.values()}
-        touched |= {part for person, _, part in enrolled if person in names}
+        coming: dict[str, list[EnrolledFace]] = {}
+        for person, face in fresh.values():
+            coming.setdefault(person, []).append(face)
+        touched |= {part for person, _, part in enrolled if person in coming}
+        replaced = 0
 
         def edit(rows: dict[str, list[EnrolledFace]]) -> None:
+            nonlocal replaced
             for person, own in rows.items():
                 rows[person] = [face for face in own if face.key not in fresh]
-            for person, face in fresh.values():
-                rows.setdefault(person, []).append(face)
+            for person, faces in coming.items():
+                before = rows.get(person, [])
+                kept = still_there(before, faces)
+                replaced += len(before) - len(kept)
+                rows[person] = [*kept, *faces]
 
         added, gone = self._change(touched, edit)
         return Change(
             added=len(fresh) - moved,
             unchanged=unchanged,
             moved=moved,
+            replaced=replaced,
             people_added=added,
             people_removed=gone,
         )

@@ -11,6 +11,8 @@ LEAST_WEIGHT = 0.01
 """of a face in its template, however bad its quality"""
 LEAST_NORM = 1e-3
 """of a weighted mean of embeddings: below, they contradict each other, and the best stands alone"""
+SAME_PICTURE = 0.9999
+"""cosine of two faces of a person from which on they are one picture, embedded twice"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +32,31 @@ class EnrolledFace:
     def key(self) -> tuple[str, str]:
         """What tells it from every other face."""
         return self.run, self.id
+
+    @property
+    def picture(self) -> tuple[str, str]:
+        """The picture that it was found in, of its run."""
+        return self.run, self.id.rpartition("#face")[0] or self.id
+
+
+def still_there(
+    before: Sequence[EnrolledFace], fresh: Sequence[EnrolledFace]
+) -> list[EnrolledFace]:
+    """Faces of a person that others of the same person do not take the place of.
+
+    A person is in a picture once: another face of the same picture was chosen instead. And a
+    picture counts once: one that another run embedded anew has the same embedding, as long as its
+    face was found in the same place, and takes the place of the older one.
+    """
+    pictures = {face.picture for face in fresh}
+    kept = [face for face in before if face.picture not in pictures]
+    if not kept or not fresh:
+        return kept
+    alike = np.stack([f.embedding for f in kept]) @ np.stack([f.embedding for f in fresh]).T
+    runs = np.array([face.run for face in kept], object)[:, None]
+    elsewhere = runs != np.array([face.run for face in fresh], object)
+    again = ((alike >= SAME_PICTURE) & elsewhere).any(axis=1)
+    return [face for face, gone in zip(kept, again, strict=True) if not gone]
 
 
 def template(faces: Sequence[EnrolledFace]) -> Float32[np.ndarray, "E"]:

@@ -116,9 +116,9 @@ def _calibration(config: Enrol, gallery: Gallery, storage: Storage) -> bytes:
 def _say(result: Enrolment, config: Enrol) -> None:
     change, gallery = result.change, result.gallery
     logger.info(
-        "%s: %d faces added, %d there already, %d moved from another name; it holds %s people, "
-        "%s faces",
-        gallery.uri, change.added, change.unchanged, change.moved,
+        "%s: %d faces added (%d for older ones of the same pictures), %d there already, %d moved "
+        "from another name; it holds %s people, %s faces",
+        gallery.uri, change.added, change.replaced, change.unchanged, change.moved,
         f"{gallery.num_people:,}", f"{gallery.num_faces:,}",
     )  # fmt: skip
     if result.several_faces:
