@@ -215,8 +215,17 @@ def test_collapse_is_told_with_the_loss_the_margin_and_what_to_do():
                   "--loss.mining semi_hard"):  # fmt: skip
         assert words in said
     assert "mining" not in collapse({"distance": 4e-4, "objective": 0.1}, ContrastiveConfig())
-    assert collapse({"distance": 2e-3, "objective": 0.2}, TripletConfig()) == ""
     assert collapse({"objective": 0.2}, TripletConfig()) == ""
+
+
+def test_a_loss_at_the_margin_is_a_collapse_where_the_distances_are_far_below_it():
+    triplets = TripletConfig(margin=0.2)
+    said = collapse({"distance": 2e-3, "objective": 0.2}, triplets)
+    assert "any two are 2.0e-03 apart, less than 0.1 of the margin" in said
+    assert "the loss stays at 0.2000, the margin is 0.2" in said
+    for distance, loss in ((0.6, 0.2), (2e-3, 0.19), (0.03, 0.2001)):  # on its way down, or up
+        assert collapse({"distance": distance, "objective": loss}, triplets) == ""
+    assert collapse({"distance": 2e-3, "objective": 0.2}, ContrastiveConfig()) == ""
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,9 @@ from vision_ops.faces.heads import HeadKind, make_head
 
 COLLAPSED = 1e-3
 """mean distance between embeddings of length 1 below which they say nothing of whom they are"""
+AT_MARGIN, FAR_BELOW = 0.01, 0.1
+"""of the margin: a loss so near to it is at it; distances below so much of it cannot lower it. Both
+together, for a loss on its way down passes the margin too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -289,21 +292,25 @@ def mean_distance(embeddings: Float[Tensor, "B E"]) -> Float[Tensor, ""]:
 
 
 def collapse(scalars: Mapping[str, float], config: FaceLossConfig) -> str:
-    """What a person is told where `distance` says that all embeddings are one; else empty.
+    """What a person is told where all embeddings are one, or all but; else empty.
 
     scalars: `objective` (the loss) and `distance` (see `mean_distance`), means over some steps.
+    Told by a distance below COLLAPSED, and of triplets by a loss at the margin, see AT_MARGIN.
     """
     distance, loss = scalars.get("distance", math.inf), scalars.get("objective", math.nan)
-    if not distance < COLLAPSED:
+    margin = config.margin if isinstance(config, TripletConfig) else math.nan
+    at_margin = abs(loss - margin) <= AT_MARGIN * margin and distance < FAR_BELOW * margin
+    if not (distance < COLLAPSED or at_margin):
         return ""
     stands, advice = "", "a lower --optim.learning-rate, a longer --optim.warmup"
     if isinstance(config, TripletConfig):
-        stands = f", the margin is {config.margin:g}"
+        stands = f", the margin is {margin:g}"
         if config.mining == "batch_hard":
             advice += ", --loss.mining semi_hard or all for the first epochs"
+    bound = f"{COLLAPSED:g}" if distance < COLLAPSED else f"{FAR_BELOW:g} of the margin"
     return (
         f"the embeddings have collapsed: any two are {distance:.1e} apart, less than "
-        f"{COLLAPSED:g}, and the loss stays at {loss:.4f}{stands}. They seldom recover: stop, and "
+        f"{bound}, and the loss stays at {loss:.4f}{stands}. They seldom recover: stop, and "
         f"begin anew (another --out) with {advice}, a larger --training.batch-size (more people to "
         "tell apart), or --model.weights of an embedder; see too that the labels are right"
     )
