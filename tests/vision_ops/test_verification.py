@@ -1,5 +1,7 @@
 """Verification metrics: by hand, against scikit-learn, and in bounded memory."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -8,6 +10,7 @@ from scipy.interpolate import interp1d
 from scipy.optimize import brentq
 from sklearn.metrics import roc_auc_score, roc_curve
 
+from vision_ops.faces.comparisons import cosine, impostor_pairs
 from vision_ops.metrics.discard import DiscardAccumulator
 from vision_ops.metrics.folds import FoldAccumulator
 from vision_ops.metrics.scores import COSINE, NEVER, ScoreGrid, at_or_above, lowest_index
@@ -135,6 +138,29 @@ def test_pieces_and_merges_give_what_the_whole_gives(cuts: list[int], seed: int)
         parts.merge(part)
     np.testing.assert_array_equal(whole.genuine, parts.genuine)
     np.testing.assert_array_equal(whole.impostor, parts.impostor)
+
+
+def peak_of_judging(num_faces: int) -> tuple[int, int]:
+    """Impostor pairs of so many faces, and the most bytes that judging them took at a time."""
+    rng = np.random.default_rng(num_faces)
+    faces = rng.normal(size=(num_faces, 8)).astype(np.float32)
+    faces /= np.linalg.norm(faces, axis=1, keepdims=True)
+    people = np.arange(num_faces) // 2
+    tracemalloc.start()
+    try:
+        found = VerificationAccumulator()
+        for pairs in impostor_pairs(faces, people, cosine, 10**9):
+            found.update(pairs.scores, np.zeros(len(pairs.scores), bool))
+        return int(found.impostor.sum()), tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_four_times_the_pairs_take_no_more_memory() -> None:
+    (some, before), (many, after) = peak_of_judging(3200), peak_of_judging(6400)
+    assert (some, many) == (3200 * 3198 // 2, 6400 * 6398 // 2)
+    assert after < 1.05 * before
+    assert peak_of_judging(100)[1] < before / 2  # it is the block's memory that is measured
 
 
 def test_a_thinned_curve_keeps_its_ends_and_only_its_own_points() -> None:
