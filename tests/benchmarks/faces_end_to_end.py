@@ -114,6 +114,7 @@ def argus(config: Config, photos: Path, out: Path) -> None:
         *("--data.uri", str(photos), "--op.detector", config.detector),
         *("--op.weights", config.embedder, "--out", str(out)),
         *("--op.longest-px", str(config.longest_px), "--decode.mode", "exact"),
+        "--accept-licence",
     ]
     subprocess.run(
         [sys.executable, "-m", "jobs.embed_faces", *words], check=True, stderr=subprocess.DEVNULL

@@ -21,8 +21,9 @@ from jobs.pictures.faces.embedding import face_type
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
+from tests.made_detectors import save_retinaface
 from tests.untrained import save_embedder, save_untrained
-from vision_ops.checkpoint import load_checkpoint
+from vision_ops.checkpoint import load_checkpoint, save_checkpoint
 from vision_ops.faces.align import template
 from vision_ops.faces.detect import DetectorConfig, make_detector
 from vision_ops.normalize import normalize
@@ -189,10 +190,19 @@ def test_faces_that_come_with_the_rows_are_cut_out_aligned_and_embedded(
     assert np.array(surest["embedding"]) @ plain > 0.999
 
 
-def test_the_page_shows_faces_and_who_has_none(weights: str, tmp_path: Path):
+@pytest.mark.parametrize(
+    ("usual_norm", "said"),
+    [
+        (0.0, "frontality, not of the norm (--op.usual-norm 0)"),
+        (2.5, "frontality and norm (of 2.5)"),
+    ],
+)
+def test_the_page_shows_faces_and_who_has_none(
+    weights: str, tmp_path: Path, usual_norm: float, said: str
+):
     write_told(tmp_path / "in")
     data = Source(uri=str(tmp_path / "in"), faces="faces")
-    op = FacesConfig(weights=weights, detector="given")
+    op = FacesConfig(weights=weights, detector="given", usual_norm=usual_norm)
     config = Config(data=data, op=op, resources=INLINE, out=str(tmp_path / "out"))
     embed_faces.main(config)
 
@@ -202,6 +212,7 @@ def test_the_page_shows_faces_and_who_has_none(weights: str, tmp_path: Path):
     for title in ("Faces", "Most faces", "Lowest quality", "Without a face", "Failed images"):
         assert title in titles
     assert page.count("data:image/jpeg") >= 5
+    assert said in page
 
 
 @pytest.mark.parametrize(
@@ -231,6 +242,28 @@ def test_what_cannot_be_is_refused_before_anything_is_written(
     with pytest.raises(ValueError, match=words):
         ask()
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("which", ["embedder", "detector"])
+def test_weights_for_research_alone_are_refused_unless_accepted_and_named_in_the_report(
+    people: Path, weights: str, tmp_path: Path, which: str
+):
+    licence = "CC-BY-NC-4.0"
+    used = {"embedder": Path(weights), "detector": save_retinaface(tmp_path)}
+    bound = tmp_path / "bound.safetensors"
+    network, card = load_checkpoint(used[which], "cpu")
+    save_checkpoint(bound, network, replace(card, licence=licence))
+    used[which] = bound
+    found_by = "none" if which == "embedder" else str(bound)
+    config = asked(people, str(used["embedder"]), tmp_path / "out", found_by)
+
+    with pytest.raises(ValueError, match=f"bound.safetensors: its licence is {licence}"):
+        embed_faces.main(config)
+    assert not (tmp_path / "out").exists()
+
+    run = embed_faces.main(replace(config, accept_licence=True))
+    assert run.manifest[which]["licence"] == licence
+    assert licence in (tmp_path / "out" / "report" / "index.html").read_text()
 
 
 def test_a_crowd_nobody_a_pixel_a_grey_and_a_cut_face_each_have_their_row(

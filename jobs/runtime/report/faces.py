@@ -91,7 +91,8 @@ def write(run: Run, draw: Draw, cut: Cut) -> str:
     summary = Summary()
     for batch in run.results(COLUMNS):
         summary.add(batch)
-    sections = [*_charts(summary), *_pictures(summary, draw, cut), *_failed(summary)]
+    usual_norm = run.manifest.get("config", {}).get("op", {}).get("usual_norm", 0.0)
+    sections = [*_charts(summary, usual_norm), *_pictures(summary, draw, cut), *_failed(summary)]
     if detector := run.manifest.get("detector"):
         sections.append(Section(title="Detector", facts=facts_of(detector)))
     sections += about(run)
@@ -121,7 +122,7 @@ def _figures(run: Run, summary: Summary) -> Iterator[Figure]:
         )
 
 
-def _charts(summary: Summary) -> Iterator[Section]:
+def _charts(summary: Summary, usual_norm: float) -> Iterator[Section]:
     if not summary.counts["ok"]:
         return
     counts = [summary.per_image[k] for k in range(MANY)]
@@ -131,7 +132,10 @@ def _charts(summary: Summary) -> Iterator[Section]:
     drawn = [Chart(title="Faces in an image", svg=charts.bars(names, counts[:last]))]
     if summary.counts["faces"]:
         edges = np.linspace(0, 1, NUM_BINS + 1).tolist()
-        told = "Of confidence, size, sharpness, frontality and norm; low ones identify badly."
+        told = "Of confidence, size, sharpness and frontality, not of the norm (--op.usual-norm 0)"
+        if usual_norm:
+            told = f"Of confidence, size, sharpness, frontality and norm (of {usual_norm:g})"
+        told += "; what is not known of a face does not count. Low ones identify badly."
         for title, bins, caption in (
             ("Quality", summary.quality, told),
             ("Confidence", summary.confidence, "Of the detector that it is a face at all."),
