@@ -14,14 +14,15 @@ writes   images/<id>              the picture, with the tree and name of the sou
                                   images/<style>/<id>; with --archives in images/part-*.tar
          results/part-*.parquet   id, uri, truth, status, stage, error, image_uri, height_px,
                                   width_px of the picture, content_loss, style_loss, total_loss,
-                                  total_at_start_loss where pictures are optimised. With
-                                  --op.each lists: image_uris, styles, losses
+                                  total_at_start_loss where pictures are optimised, of what was
+                                  optimised: before --op.colours changed it. With --op.each lists:
+                                  image_uris, styles, losses
          report/index.html        pictures, what they were made of, losses, failures
 """
 
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
 
 import tyro
@@ -46,6 +47,8 @@ from vision_ops.operators.stylize import StylizeConfig, check_styles, style_name
 from vision_ops.weights import Resolved, resolve
 
 REPORT_PX, TRIPTYCH_PX = 384, 192
+WEBP_LONGEST_PX = 16_383
+"""of a side, by the format itself"""
 OPTIMISED_ROWS = 4
 """of a slice where each picture is optimised"""
 FILM_ROWS = 100
@@ -81,6 +84,11 @@ class Config(BulkConfig):
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise ValueError(f"quality {self.quality}: must be 1..100")
+        if self.format == "webp" and self.op.longest_px > WEBP_LONGEST_PX:
+            raise ValueError(
+                f"op.longest_px {self.op.longest_px}: a webp has {WEBP_LONGEST_PX} px a side at "
+                "the most; choose no more, or format jpg or png"
+            )
 
 
 def main(config: Config) -> Run:
@@ -91,7 +99,8 @@ def main(config: Config) -> Run:
     learnt = check_styles(config.op, weights.card, config.op.weights)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
-    if not (learnt or weights.card.is_painter or config.data.slice_rows):
+    optimised = not (learnt or weights.card.is_painter)
+    if optimised and not config.data.slice_rows:
         # minutes of work that a kill would cost
         rows = FILM_ROWS if config.op.smooth else OPTIMISED_ROWS
         config = replace(config, data=replace(config.data, slice_rows=rows))
@@ -118,15 +127,23 @@ def main(config: Config) -> Run:
         run.note(weights=facts(weights))
         bulk.apply(run, plan, work, resources)
         show = partial(shown, run, config, files)
-        page = report.write(run, show, told(config, learnt), 3 if config.triptych else 1)
+        text = told(config, learnt, optimised)
+        page = report.write(run, show, text, 3 if config.triptych else 1)
         run.lap("report")
         run.finish(report=page)
     return run
 
 
 def identity(config: Config, weights: Resolved, files: StyleFiles) -> dict[str, object]:
-    """What can change a result: the run's fingerprint covers it."""
-    op = replace(config.op, weights=weights.sha256, styles=files.sha256 or config.op.styles)
+    """What can change a result: the run's fingerprint covers it.
+
+    Of styles what their files hold; their names too where these are folders of what is written.
+    """
+    styles: Sequence[object] = files.sha256 or config.op.styles
+    if config.op.each and files.sha256:
+        styles = list(zip(config.op.made, files.sha256, strict=True))
+    op = {each.name: getattr(config.op, each.name) for each in fields(config.op)}
+    op |= {"weights": weights.sha256, "styles": styles}
     data = replace(config.data, uri=absolute(config.data.uri))
     written = {name: getattr(config, name) for name in ("format", "quality", "archives")}
     return {"data": data, "op": op, "decode": config.decode, **written}
@@ -136,14 +153,15 @@ def shown(
     run: Run, config: Config, files: StyleFiles, pictures: Sequence[Made]
 ) -> Mapping[str, bytes]:
     """Pictures by URI, image and styles small in them or beside them; less those gone."""
-    styles = dict(zip(map(style_name, config.op.styles), files.read(), strict=False))
+    # two that are mixed may have one name; of styles that a network learnt there are no files
+    styles = list(zip(map(style_name, config.op.styles), files.read(), strict=False))
     contents = read_images(run, sorted({one.id for one in pictures}))
     made = read_pictures(run.storage, [one.uri for one in pictures])
     limit, images = config.decode.max_megapixels, {}
     for one in pictures:
         if one.uri not in made or one.id not in contents:
             continue
-        own = [data for name, data in styles.items() if one.style in ("", name)]
+        own = [data for name, data in styles if one.style in ("", name)]
         whole, beside = made[one.uri], [contents[one.id], *own]
         try:
             if config.triptych:
@@ -155,16 +173,19 @@ def shown(
     return images
 
 
-def told(config: Config, learnt: bool) -> str:
-    """What the pictures of the page are."""
+def told(config: Config, learnt: bool, optimised: bool) -> str:
+    """What the pictures of the page are, and their losses."""
     one = config.op.each or len(config.op.styles) == 1
+    losses = ""
+    if optimised and config.op.colours != "style":
+        losses = " Losses are those before the image's colours were given to it."
     if config.triptych:
         styles = "" if learnt else ", the style" if one else ", the styles"
-        return f"From left to right: the image{styles}, and what was made of it."
+        return f"From left to right: the image{styles}, and what was made of it.{losses}"
     if learnt:
         return "Below in each is the image that it was made of."
     styles = "the style" if one else "the styles"
-    return f"Below in each are the image that it was made of, and {styles}."
+    return f"Below in each are the image that it was made of, and {styles}.{losses}"
 
 
 def parse(arguments: list[str]) -> Config:

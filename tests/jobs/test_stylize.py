@@ -2,13 +2,14 @@
 
 import io
 from dataclasses import replace
+from html import unescape
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageCms
+from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jobs import stylize
@@ -17,6 +18,7 @@ from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.stylize import Config
 from tests.untrained import save_random, save_untrained
+from tests.vision_ops.test_decode import swapped_profile
 from vision_ops.canvas import Canvas
 from vision_ops.card import Card
 from vision_ops.checkpoint import save_checkpoint
@@ -151,22 +153,58 @@ def test_colours_of_the_content_are_kept_where_that_is_asked(
         assert np.abs(chroma[0] - chroma[1]).mean() < 6
         luma = [np.asarray(image.convert("YCbCr")).astype(int)[..., 0] for image in (made, other)]
         assert np.abs(luma[0] - luma[1]).mean() < 4
+        losses = ("content_loss", "style_loss", "total_loss", "total_at_start_loss")
+        assert [row[name] for name in losses] == [rows_of(free)[id][name] for name in losses]
+    pages = [(tmp_path / name / "report/index.html").read_text() for name in ("free", "kept")]
+    said = "Losses are those before the image's colours were given"
+    assert [said in unescape(page) for page in pages] == [False, True]
 
 
 def test_orientation_and_colour_profile_are_baked_in(weights: str, style: str, tmp_path: Path):
     (tmp_path / "in").mkdir()
     exif = Image.Exif()
     exif[0x0112] = 6
-    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("LAB")).tobytes()
-    turned = picture(0, 64, 32)
-    turned.save(tmp_path / "in" / "turned.jpg", exif=exif, quality=95)
-    turned.save(tmp_path / "in" / "profiled.jpg", icc_profile=profile, quality=95)
-    run = stylize.main(asked(tmp_path / "in", weights, style, tmp_path / "out"))
-    for id, size in (("turned.jpg", (32, 64)), ("profiled.jpg", (64, 32))):
-        with Image.open(rows_of(run)[id]["image_uri"]) as made:
-            assert made.size == size
-            assert made.getexif().get(0x0112, 1) == 1
-            assert "icc_profile" not in made.info
+    whole = picture(0, 64, 32)
+    exchanged = Image.merge("RGB", whole.split()[::-1])
+    whole.save(tmp_path / "in" / "plain.png")
+    whole.save(tmp_path / "in" / "turned.png", exif=exif)
+    exchanged.save(tmp_path / "in" / "profiled.png", icc_profile=swapped_profile())
+    # at strength 0 the picture made is the image itself, as it was decoded
+    config = asked(tmp_path / "in", weights, style, tmp_path / "out", strength=0.0, format="png")
+    pictures = {id: row["image_uri"] for id, row in rows_of(stylize.main(config)).items()}
+    assert len(pictures) == 3
+    shown = {id: Image.open(uri) for id, uri in pictures.items()}
+    for made in shown.values():
+        assert made.getexif().get(0x0112, 1) == 1
+        assert "icc_profile" not in made.info
+    assert shown["turned.png"].size == (32, 64)
+    pixels = {id: np.asarray(made, int) for id, made in shown.items()}
+    assert np.array_equal(np.rot90(pixels["turned.png"]), pixels["plain.png"])
+    assert np.abs(pixels["profiled.png"] - pixels["plain.png"]).max() <= 6
+    assert np.abs(np.asarray(exchanged, int) - pixels["plain.png"]).max() > 40
+
+
+@pytest.mark.parametrize(("format", "name"), [("jpg", "JPEG"), ("webp", "WEBP")])
+def test_quality_says_how_near_a_file_is_to_the_picture_made(
+    photos: Path, weights: str, style: str, tmp_path: Path, format: str, name: str
+):
+    def written(kind: str, **more: Any) -> dict[str, bytes]:
+        config = asked(photos, weights, style, tmp_path / kind, strength=0.0, **more)
+        stylize.main(config)
+        return {row: data for row, data in images_of(tmp_path / kind).items() if "deep" in row}
+
+    (exact,) = written("exact", format="png").values()
+    off, sizes = [], []
+    for quality in (20, 95):
+        ((path, data),) = written(str(quality), format=format, quality=quality).items()
+        assert path.endswith(f".{format}")
+        made = Image.open(io.BytesIO(data))
+        assert made.format == name
+        wanted = np.asarray(Image.open(io.BytesIO(exact)), int)
+        off.append(np.abs(np.asarray(made.convert("RGB"), int) - wanted).mean())
+        sizes.append(len(data))
+    assert off[1] < 0.5 * off[0]
+    assert sizes[1] > 1.5 * sizes[0]
 
 
 @pytest.mark.parametrize(
@@ -179,6 +217,7 @@ def test_orientation_and_colour_profile_are_baked_in(weights: str, style: str, t
         ({"longest_px": 15}, "op.longest_px 15: must be at least 16"),
         ({"weights": "absent.safetensors"}, "no such file"),
         ({"quality": 0}, "quality 0: must be 1..100"),
+        ({"format": "webp", "longest_px": 16_384}, "16384: a webp has 16383 px a side"),
     ],
 )
 def test_what_cannot_be_is_refused_before_anything_is_written(

@@ -1,5 +1,6 @@
 """Several pictures of each image, films, tars, large pictures: what stylize makes beyond one."""
 
+import base64
 import io
 import os
 import re
@@ -77,6 +78,43 @@ def test_each_picture_in_each_style_is_what_it_is_alone(
             assert row[loss][1] == lone_rows[id][loss]
     page = (tmp_path / "both" / "report" / "index.html").read_text()
     assert "other.v2: " in page
+
+
+def test_two_styles_of_one_file_are_pictures_of_their_own_and_of_a_run_of_their_own(
+    photos: Path, weights: str, style: str, tmp_path: Path
+):
+    """Their names say where pictures lie, whatever the files hold."""
+    copies = [str(tmp_path / f"{name}.png") for name in ("one", "two")]
+    for copy in copies:
+        Path(copy).write_bytes(Path(style).read_bytes())
+    config = several(photos, weights, (copies[0], copies[1]), tmp_path / "out")
+    rows = rows_of(stylize.main(config))
+    assert {tuple(row["styles"]) for row in rows.values() if row["styles"]} == {("one", "two")}
+    found = images_of(tmp_path / "out")
+    ones = {name.removeprefix("one/"): found[name] for name in found if name.startswith("one/")}
+    assert ones
+    assert found.keys() == {f"{style}/{name}" for style in ("one", "two") for name in ones}
+    assert all(found[f"two/{name}"] == data for name, data in ones.items())
+    stylize.main(config)
+    with pytest.raises(ValueError, match=r"holds another run: op\.styles was .*one\.png"):
+        stylize.main(several(photos, weights, (style, copies[1]), tmp_path / "out"))
+
+
+def test_the_page_shows_both_of_two_styles_that_are_mixed_and_have_one_name(
+    photos: Path, weights: str, style: str, other_style: str, tmp_path: Path
+):
+    mixed = tuple(str(tmp_path / name) for name in ("a/x.png", "b/x.jpg"))
+    for copy, of in zip(mixed, (style, other_style), strict=True):
+        Path(copy).parent.mkdir()
+        Path(copy).write_bytes(Path(of).read_bytes())
+    (tmp_path / "in").mkdir()
+    picture(0, 64, 64).save(tmp_path / "in" / "one.png")
+    config = asked(tmp_path / "in", weights, style, tmp_path / "out", triptych=True)
+    stylize.main(replace(config, op=replace(config.op, styles=mixed)))
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+    (strip,) = re.findall(r"data:image/jpeg;base64,([^\"']+)", page)
+    widths = (192, 256, 256, 192)  # of image, both styles, picture; 3 px between them
+    assert Image.open(io.BytesIO(base64.b64decode(strip))).size == (sum(widths) + 9, 192)
 
 
 def test_a_network_of_several_styles_paints_in_each_where_none_is_named(

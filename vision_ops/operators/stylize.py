@@ -27,7 +27,7 @@ LEAST_PX = 16
 """shorter side of a picture: below, the deeper layers of a network have nothing to look at"""
 ENDING = re.compile(r"\.[A-Za-z]{3,4}$")
 LOSSES = ("content", "style", "total", "total_at_start")
-"""of one picture, where the method has them; columns end on _loss"""
+"""of one picture as the method made it, where it has them; columns end on _loss"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,7 +49,8 @@ class StylizeConfig:
     """pictures are reduced to this longer side first; time goes with its square"""
     colours: Colours = "style"
     """whose colours a picture has; content: only the brightness is taken from what was made;
-    matched: what was made gets the mean and the covariance of the colours of the content"""
+    matched: what was made gets the mean and the covariance of the colours of the content. Losses
+    are of what was made, before it got other colours: nothing lowers those of what comes then"""
     strength: float = 1.0
     """0..1, how much of the style. Any style of a trained network: features are mixed (Huang and
     Belongie 2017, eq. 14). What it learnt itself: pixels of the picture made and of the content.
