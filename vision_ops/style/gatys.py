@@ -5,6 +5,7 @@ import math
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -34,7 +35,8 @@ class Gatys:
     `weights` are a checkpoint of a classifier of pictures, for example of torchvision:vgg19.
     `styles` are pictures, sRGB 0..255, `shares` how much of each (all equal where none are given);
     their Gram matrices are mixed by these, and one of weight 0 counts as not given. Each style goes
-    through the network once a level, when that is first needed, however many pictures follow.
+    through the network once a level, when that is first needed, however many pictures follow, in
+    however many threads.
 
     Pictures and styles of more than `tile_px` squared pixels are seen in tiles, see `Objective`:
     beside a few copies of the picture and the content's maps, memory is that of a tile.
@@ -65,6 +67,15 @@ class Gatys:
         other._take(styles, shares)
         return other
 
+    def by(self, objective: Objective) -> "Gatys":
+        """The same for another thread, which has this `Objective.twin` of its own.
+
+        Gram matrices are shared: they are found by whichever thread needs them first.
+        """
+        other = copy.copy(self)
+        other.objective, other.features = objective, objective.features
+        return other
+
     def _take(self, styles: Sequence[Picture], shares: Sequence[float]) -> None:
         parts = _shares(len(styles), shares)
         for number, style in enumerate(styles):
@@ -72,6 +83,7 @@ class Gatys:
         pairs = zip(styles, parts, strict=True)
         self.styles = [(style, share) for style, share in pairs if share > 0]
         self.grams: dict[int, dict[str, Tensor]] = {}
+        self.finding = Lock()
 
     def __call__(self, contents: Sequence[Picture]) -> list[Stylised]:
         """Each picture, sRGB 0..255, as one of the same size, with the costs of what is given.
@@ -146,16 +158,20 @@ class Gatys:
 
     def _style(self, level: int) -> dict[str, Tensor]:
         """Gram matrix of each style layer, mixed; styles are reduced as the picture is."""
-        if level not in self.grams:
-            found = [
-                (self.objective.grams(self._style_image(style, level)), share)
-                for style, share in self.styles
-            ]
-            grams = mixed(found)
-            if bad := [layer for layer, gram in grams.items() if not gram.isfinite().all()]:
-                raise ValueError(f"{self.features.weights}: no numbers at {', '.join(bad)}")
-            self.grams[level] = grams
-        return self.grams[level]
+        with self.finding:
+            if level not in self.grams:
+                self.grams[level] = self._find_style(level)
+            return self.grams[level]
+
+    def _find_style(self, level: int) -> dict[str, Tensor]:
+        found = [
+            (self.objective.grams(self._style_image(style, level)), share)
+            for style, share in self.styles
+        ]
+        grams = mixed(found)
+        if bad := [layer for layer, gram in grams.items() if not gram.isfinite().all()]:
+            raise ValueError(f"{self.features.weights}: no numbers at {', '.join(bad)}")
+        return grams
 
     def _style_image(self, style: Picture, level: int) -> Images:
         height, width, _ = style.shape

@@ -33,7 +33,7 @@ def make_stylists(
         return [{"": _faded(translator, config)}] * callers
     if card.is_painter:
         return [_by_learnt_styles(config, callers)] * callers
-    return [_by_optimisation(styles, config) for _ in range(callers)]
+    return _by_optimisation(styles, config, callers)
 
 
 def _by_any_style(
@@ -58,7 +58,11 @@ def _faded(stylist: Stylist, config: StylizeConfig) -> Stylist:
     return stylist if config.strength == 1 else Faded(stylist, config.strength)
 
 
-def _by_optimisation(styles: Sequence[np.ndarray], config: StylizeConfig) -> Mapping[str, Stylist]:
+def _by_optimisation(
+    styles: Sequence[np.ndarray], config: StylizeConfig, callers: int
+) -> list[Mapping[str, Stylist]]:
     (first, shares), *others = config.made.items()
     opened = Gatys(config.faded_gatys(), config.weights, styles, shares, config.tile_px)
-    return {first: opened} | {name: opened.in_styles(styles, each) for name, each in others}
+    own = {first: opened} | {name: opened.in_styles(styles, each) for name, each in others}
+    objectives = [opened.objective, *(opened.objective.twin() for _ in range(callers - 1))]
+    return [{name: each.by(objective) for name, each in own.items()} for objective in objectives]

@@ -1,8 +1,10 @@
 """What style transfer by optimisation lowers, and its gradient, for pictures of any size."""
 
+import copy
 import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
@@ -103,6 +105,15 @@ class Objective:
         self.tiled = TiledFeatures(self.features, tile_px)
         self.half = False
         """whether gradients are taken in bf16"""
+
+    def twin(self) -> "Objective":
+        """The same for another thread: modules of its own, for a pass hangs hooks in them.
+
+        They share their weights, which nobody changes.
+        """
+        network = self.features.network
+        weights = {id(each): each for each in chain(network.parameters(), network.buffers())}
+        return copy.deepcopy(self, dict(weights))
 
     def halve(self, style: Float[Tensor, "1 3 H W"], seed: int) -> None:
         """Take gradients in bf16 from now on, if the cost of noise is the same within HALF_WITHIN.
