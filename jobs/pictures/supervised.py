@@ -19,7 +19,7 @@ from jobs.pictures.learning import (
     with_engine,
 )
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
-from jobs.runtime.examples import Examples, whole_groups
+from jobs.runtime.examples import Examples, shared_pictures, whole_groups
 from jobs.runtime.learner import Learner, Metrics, Training, sample_of
 from jobs.runtime.mixed import read_precision
 from jobs.runtime.plan import Plan
@@ -148,6 +148,8 @@ def make_training(
         "%d images to learn from, %d to validate on%s",
         len(training.learn), len(training.validate), classes,
     )  # fmt: skip
+    if shared := shared_pictures(training.learn, training.validate):
+        logger.warning("%s", shared)
     run.lap("decoding")
     return training
 
@@ -192,7 +194,9 @@ def finish(
 ) -> None:
     """Say what came out, in the manifest and to the person."""
     best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
-    warning, rests = training.alarm(history[-1]), _rests_on(best, training, task)
+    shared = shared_pictures(training.learn, training.validate)
+    rests = " ".join(filter(None, (_rests_on(best, training, task), shared)))
+    warning = training.alarm(history[-1])
     watched, verdict = training.watch(history), task.judge(history, chance)
     shown = task.shown(run, config, training)
     report = training_report.write(run, history, verdict, rests, warning, shown)

@@ -39,6 +39,8 @@ class Told(NamedTuple):
     error: str
     extent: tuple[int, ...]
     """see `Decoder`; () where the row failed"""
+    digest: int
+    """of its decoded values, 64 bits; 0 where the row failed"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,13 +63,15 @@ class Examples:
     """str (N,), what must not be split between learning and validation; "" where by itself"""
     extents: np.ndarray
     """int32 (N, n), see `Decoder`"""
+    digests: np.ndarray
+    """uint64 (N,), of the decoded values: alike where pictures are"""
 
     def __len__(self) -> int:
         return len(self.places)
 
     def take(self, chosen: np.ndarray) -> "Examples":
         """Those at these indices, or where this mask is true."""
-        each = ("places", "ids", "truths", "groups", "extents")
+        each = ("places", "ids", "truths", "groups", "extents", "digests")
         return replace(self, **{name: getattr(self, name)[chosen] for name in each})
 
 
@@ -144,6 +148,7 @@ def make_examples(
         truths=np.array([told.truth or "" for told in good], np.str_),
         groups=np.array([told.group for told in good], np.str_),
         extents=np.array([told.extent for told in good], np.int32),
+        digests=np.array([told.digest for told in good], np.uint64),
     )
 
 
@@ -170,15 +175,21 @@ def _decode(reader: SliceReader, pieces: Sequence[Slice]) -> pa.Table:
         told: list[Told] = []
         arrays: list[bytes] = []
         for batch in reader.read(piece, Clock()):
-            extents = iter(batch.extents.tolist())
+            good = zip(batch.extents.tolist(), batch.pixels, strict=True)
             for row in batch.rows:
-                extent = () if row.error else tuple(next(extents))
-                told.append(Told(row.id, row.truth, row.group, row.error, extent))
+                extent, digest = ((), 0) if row.error else _known(*next(good))
+                told.append(Told(row.id, row.truth, row.group, row.error, extent, digest))
             arrays.append(batch.pixels.tobytes())
         rows.append(pickle.dumps(told))
         pixels.append(b"".join(arrays))
     described = [pickle.dumps(piece) for piece in pieces]
     return pa.table([described, rows, pixels], schema=SCHEMA)
+
+
+def _known(extent: Sequence[int], pixels: np.ndarray) -> tuple[tuple[int, ...], int]:
+    """Extent and digest of what was decoded."""
+    digest = hashlib.blake2b(np.ascontiguousarray(pixels).data, digest_size=8).digest()
+    return tuple(extent), int.from_bytes(digest)
 
 
 def decode_here(plan: Plan, reading: ReaderArgs) -> list[pa.Table]:
@@ -258,6 +269,20 @@ def refuse_shared_groups(
             f"validation: {len(both)} groups are learnt from too: {', '.join(both[:10])}; take "
             f"them from one side{escape}"
         )
+
+
+def shared_pictures(learn: Examples, validate: Examples) -> str:
+    """In words, how many to validate on are learnt from as well; empty where none is.
+
+    By their decoded values: copies under other names are found, others that look alike are not.
+    """
+    both = np.isin(validate.digests, learn.digests)
+    if not both.any():
+        return ""
+    return (
+        f"{both.sum():,} of {len(validate):,} inputs to validate on are learnt from too, the same "
+        f"value by value (the first: {validate.ids[both][0]}): figures of validation flatter."
+    )
 
 
 def refuse_unlabelled(examples: Examples, name: str) -> None:

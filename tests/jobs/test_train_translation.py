@@ -19,6 +19,7 @@ from jobs import stylize, train_gan
 from jobs.pictures.adversaries import balance
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
 from jobs.runtime.epochs import run_worker
+from jobs.runtime.examples import shared_pictures
 from jobs.runtime.learner import Place, Training, TrainingConfig
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import TooManyFailedError
@@ -327,6 +328,32 @@ def test_options_reach_their_fields():
     assert config.model.preprocess.source == "left"
     assert (config.model.network, config.loss.l1_weight) == ("unet:32x7", 10)
     assert train_gan.parse(["--model.noise.length", "8"]).model.noise == Noise(length=8)
+
+
+def test_pairs_that_are_learnt_from_and_validated_on_are_said_whatever_they_are_called(
+    place: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    kept, pairs = tmp_path / "kept", place / "pairs"
+    kept.mkdir()
+    Image.open(pairs / "deep" / "1.png").save(kept / "copy.bmp")
+    Image.open(pairs / "3.png").save(kept / "other name.webp", lossless=True)
+    for number in range(3):
+        noise = np.random.default_rng(number).integers(0, 256, (16, 32, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(kept / f"{number}.png")
+    config = small(place, tmp_path / "out", validation=Source(uri=str(kept)))
+    main(replace(config, training=replace(config.training, epochs=1)))
+    said = "2 of 5 inputs to validate on are learnt from too, the same value by value"
+    assert said in caplog.text
+    assert said in (tmp_path / "out" / "report" / "index.html").read_text()
+
+
+def test_pairs_of_which_none_is_learnt_from_are_no_cause_for_a_word(
+    undisturbed: Path, place: Path, tmp_path: Path
+):
+    assert "learnt from too" not in (undisturbed / "report" / "index.html").read_text()
+    training = prepared(small(place, tmp_path), TASK)
+    assert shared_pictures(training.learn, training.validate) == ""
+    assert shared_pictures(training.learn, training.learn) != ""
 
 
 @pytest.mark.slow

@@ -30,6 +30,7 @@ def examples(ids: list[str], groups: list[str]) -> Examples:
         truths=np.full(count, "a"),
         groups=np.array(groups, np.str_),
         extents=np.zeros((count, 1), np.int32),
+        digests=np.arange(count, dtype=np.uint64),
     )
 
 

@@ -24,6 +24,7 @@ NOTHING = Examples(
     truths=np.array([], np.str_),
     groups=np.array([], np.str_),
     extents=np.zeros((0, 2), np.int32),
+    digests=np.zeros(0, np.uint64),
 )
 
 
