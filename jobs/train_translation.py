@@ -1,7 +1,7 @@
 """Train a network that makes a picture of a picture, from pairs (pix2pix): for `stylize`.
 
     python -m jobs.train_translation                   # the sample pairs: label maps to landscapes
-    python -m jobs.train_translation --data.uri facades/train --validation.uri facades/val \
+    python -m jobs.train_translation --data.uri facades/train --model.preprocess.tolerance 0.7 \
         --model.preprocess.height-px 256 --model.preprocess.width-px 256 --model.width 64
 
 reads    image files, Parquet shards or WebDataset tars; each picture holds two of one size side by

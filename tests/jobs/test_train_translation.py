@@ -2,6 +2,7 @@
 
 import json
 import re
+import shlex
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -357,18 +358,29 @@ def test_pairs_of_which_none_is_learnt_from_are_no_cause_for_a_word(
 
 
 @pytest.mark.slow
-def test_pairs_that_others_made_are_read(shared_data: Path, tmp_path: Path):
-    model = TranslationModelConfig(
-        width=4, preprocess=PairPreprocess(tolerance=0.7), discriminator_halvings=2
-    )
-    words = ["--training.epochs", "2", "--optim.learning-rate", "3e-3"]  # for a network so small
-    config = parse([*words, "--resources.engine", "inline"])
+@pytest.mark.parametrize("kept_back", [False, True], ids=["a part", "what holds them all"])
+def test_the_command_of_the_readme_learns_from_pairs_that_others_made(
+    shared_data: Path, tmp_path: Path, kept_back: bool
+):
+    """As it is there, but for a network so small, twice; and validated on a folder of copies."""
+    readme = (Path(__file__).resolve().parents[2] / "README.md").read_text()
+    (command,) = re.findall(r"python -m jobs\.train_translation (--data\.uri facades.*)", readme)
+    asked = parse([*shlex.split(command), "--resources.engine", "inline"])
+    assert (asked.model.width, asked.model.preprocess.shape) == (64, (2, 256, 256, 3))
+    small_pairs = replace(asked.model.preprocess, height_px=64, width_px=64)
+    facades = shared_data / "facades"
     config = replace(
-        config,
-        data=Source(uri=str(shared_data / "facades" / "train")),
-        model=model,
+        asked,
+        data=Source(uri=str(facades / "train")),
+        model=replace(asked.model, width=4, preprocess=small_pairs, discriminator_halvings=2),
+        optim=replace(asked.optim, learning_rate=3e-3),
+        training=replace(asked.training, epochs=2),
         out=str(tmp_path),
     )
+    if kept_back:
+        config = replace(config, validation=Source(uri=str(facades / "val")))
     run = main(config)
-    assert sum(run.manifest["counts"].values()) == 100
+    assert sum(run.manifest["counts"].values()) == (255 if kept_back else 100)
     assert metrics_of(tmp_path)[-1]["difference"] < 0.25
+    page = (tmp_path / "report" / "index.html").read_text()
+    assert ("100 of 155 inputs to validate on are learnt from too" in page) == kept_back
