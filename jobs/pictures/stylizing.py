@@ -102,6 +102,7 @@ def make_work(
             "weights": f"{weights.source} sha256:{weights.sha256}",
             "licence": weights.card.licence,
             "styles": " ".join(op.styles),
+            **_costs(op, weights),
         },
         batch_size=resources.batch_size or PICTURES_PER_CALL,
         draw=None if op.each else partial(_only, write),
@@ -109,6 +110,18 @@ def make_work(
         image_ending=format,
         archives=archives,
     )
+
+
+def _costs(op: StylizeConfig, weights: Resolved) -> dict[str, str]:
+    """What the losses of rows mean; nothing where pictures are not optimised."""
+    if weights.card.is_painter or weights.card.is_translator:
+        return {}
+    costs = op.faded_gatys().costs
+    told = {
+        "content": costs.content_weight, "style": costs.beta, "variation": costs.variation_weight,
+    }  # fmt: skip
+    weighed = ", ".join(f"{name} {weight:g}" for name, weight in told.items())
+    return {"convention": costs.convention, "cost_weights": weighed}
 
 
 def _only(write: Callable[[np.ndarray], bytes], data: bytes, row: Mapping[str, Any]) -> bytes:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -25,7 +26,7 @@ from vision_ops.checkpoint import save_checkpoint
 from vision_ops.models import build
 from vision_ops.noise import Noise
 from vision_ops.operators.stylize import StylizeConfig
-from vision_ops.style.gatys_config import GatysConfig
+from vision_ops.style.gatys_config import STYLE_WEIGHTS, CostsConfig, GatysConfig
 
 INLINE = Resources(engine="inline", actors=1, max_failed_fraction=1.0)
 QUICK = GatysConfig(steps=4, levels=1)
@@ -110,6 +111,20 @@ def test_every_image_becomes_a_picture_of_its_tree_and_name(
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "Some of the pictures" in page
     assert "% of the loss left" in page
+
+
+@pytest.mark.parametrize("convention", ["relative", "paper"])
+def test_parts_say_by_which_costs_their_pictures_were_made(
+    photos: Path, weights: str, style: str, tmp_path: Path, convention: Any
+):
+    gatys = replace(QUICK, costs=CostsConfig(convention=convention, variation_weight=0.5))
+    config = asked(photos, weights, style, tmp_path / "out", gatys=gatys, strength=0.5)
+    stylize.main(config)
+    part, *_ = (tmp_path / "out" / "results").glob("part-*")
+    told = pq.read_schema(part).metadata
+    beta = STYLE_WEIGHTS[convention] / 2
+    assert told[b"argus.convention"].decode() == convention
+    assert told[b"argus.cost_weights"].decode() == f"content 1, style {beta:g}, variation 0.5"
 
 
 def test_a_second_run_does_nothing_and_a_lost_part_comes_back_with_its_pictures(
@@ -325,6 +340,8 @@ def test_a_trained_network_paints_in_its_styles_by_their_shares(
     assert len(waves) == len(ODD) - 1
     assert waves.keys() == dots.keys()
     assert all(waves[name] != dots[name] for name in waves)
+    part, *_ = (tmp_path / "waves" / "results").glob("part-*")
+    assert b"argus.convention" not in pq.read_schema(part).metadata  # nothing was optimised
     assert painted("all_waves", "dots", "waves", style_weights=(0.0, 2.0)) == waves
     both = painted("both", "dots", "waves")
     assert all(both[name] not in (waves[name], dots[name]) for name in waves)

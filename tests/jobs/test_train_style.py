@@ -130,6 +130,7 @@ def test_unlabelled_pictures_teach_a_network_that_paints_in_both_styles(
     assert isinstance(network, StyleTransform)
     assert (card.network, card.classes) == ("style_transform:4", ("noise", "stripes"))
     assert card.parent == sha256_file(place / "features.safetensors")
+    assert card.source.endswith("; costs: relative, content 1, style 6, variation 0.1")
     assert sha256_file(undisturbed / FEATURES) == card.parent
     manifest = json.loads((undisturbed / "manifest.json").read_text())
     assert manifest["status"] == "done"

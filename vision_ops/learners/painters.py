@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from vision_ops.canvas import Canvas
 from vision_ops.card import ADAIN, Card, sha256_file
 from vision_ops.checkpoint import load_checkpoint
+from vision_ops.losses import StyleConvention
 from vision_ops.losses.moments import Moments, channel_moments, moments_loss
 from vision_ops.losses.style import gram_matrix, style_loss
 from vision_ops.models import build
@@ -23,6 +24,8 @@ from vision_ops.style.features import FeatureNetwork
 Maps = Mapping[str, Float[Tensor, "B _ _ _"]]
 Images = Float[Tensor, "B 3 H W"]
 Numbers = Int64[Tensor, " B"]
+CONVENTION: StyleConvention = "relative"
+"""of the costs, see `vision_ops.losses.style`"""
 
 
 @runtime_checkable
@@ -91,7 +94,7 @@ class TransformPainter:
     def style_costs(self, maps: Maps, styles: Numbers) -> Float[Tensor, " B"]:
         """By Gram matrices."""
         layers = [
-            style_loss(gram_matrix(maps[layer]), grams[styles], "relative")
+            style_loss(gram_matrix(maps[layer]), grams[styles], CONVENTION)
             for layer, grams in self.grams.items()
         ]
         return torch.stack(layers).mean(dim=0)

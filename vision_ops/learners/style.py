@@ -16,7 +16,7 @@ from vision_ops.checkpoint import save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
 from vision_ops.learners.optimizer import OptimConfig, make_optimizer
-from vision_ops.learners.painters import AdainPainter, Painter, TransformPainter
+from vision_ops.learners.painters import CONVENTION, AdainPainter, Painter, TransformPainter
 from vision_ops.losses.style import content_loss, total_variation
 from vision_ops.models import in_fast_layout
 from vision_ops.preprocess import Preprocess
@@ -286,10 +286,14 @@ class StyleLearner:
         self.descent.load_state_dict(state)
 
     def save(self, path: Path) -> None:
-        """Write what `evaluate` evaluates as a checkpoint with its card."""
-        config = self.config
+        """Write what `evaluate` evaluates as a checkpoint; its card says by which costs."""
+        config, loss = self.config, self.config.loss
         styles = tuple(style.name for style in config.styles)
-        card = self.painter.card(styles, config.model.licence, config.source)
+        source = (
+            f"{config.source}; costs: {CONVENTION}, content 1, style {loss.style_weight:g}, "
+            f"variation {loss.smooth_weight:g}"
+        )
+        card = self.painter.card(styles, config.model.licence, source)
         save_checkpoint(path, self.painter.whole(self.descent.evaluated), card)
 
     def _painted(
@@ -309,9 +313,9 @@ class StyleLearner:
         """Content, style and roughness of painted pictures, each for itself."""
         maps = self.painter.maps(painted)
         return {
-            "content": content_loss(maps[self.painter.content_layer], wanted, "relative"),
+            "content": content_loss(maps[self.painter.content_layer], wanted, CONVENTION),
             "style": self.painter.style_costs(maps, styles),
-            "roughness": total_variation(painted, "relative"),
+            "roughness": total_variation(painted, CONVENTION),
         }
 
     def _total(self, costs: Mapping[str, Float[Tensor, " B"]]) -> Float[Tensor, " B"]:
