@@ -316,13 +316,11 @@ def test_what_is_asked_for_is_read_without_torch():
     assert "torch" not in loaded.stdout.split()
 
 
-def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
-    shared_data: Path, tmp_path: Path
-):
+@pytest.fixture(scope="module")
+def squeezenet(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     state = shared_data / "weights" / "squeezenet1_1-imagenet.pth"
     model = build("torchvision:squeezenet1_1", 1000)
     model.load_state_dict(torch.load(state, weights_only=True))
-    weights = str(tmp_path / "squeezenet.safetensors")
     card = Card(
         network="torchvision:squeezenet1_1",
         classes=tuple(map(str, range(1000))),
@@ -331,14 +329,41 @@ def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
         source="ONNX model zoo",
         embedding_size=512,
     )
+    weights = tmp_path_factory.mktemp("squeezenet") / "squeezenet.safetensors"
     save_checkpoint(weights, model, card)
+    return str(weights)
+
+
+def test_a_photograph_in_a_paintings_style_costs_less_than_a_tenth(
+    shared_data: Path, squeezenet: str
+):
     content, style = (
         np.asarray(Image.open(shared_data / "style" / path).convert("RGB").resize((128, 128)))
         for path in ("content/amber.jpg", "styles/candy.jpg")
     )
-    gatys = Gatys(asked(steps=30, levels=2), weights, [style])
+    gatys = Gatys(asked(steps=30, levels=2), squeezenet, [style])
     assert gatys.objective.layers == LAYERS["torchvision:squeezenet1_1"]
     (result,) = gatys([content])
+    assert result.losses["total"] < 0.1 * result.losses["total_at_start"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("content", ["amber.jpg", "Tuebingen_Neckarfront.jpg"])
+@pytest.mark.parametrize(
+    "style", ["candy.jpg", "mosaic.jpg", "udnie.jpg", "vangogh_starry_night.jpg"]
+)
+def test_any_photograph_in_any_paintings_style_costs_less_than_a_tenth_by_default(
+    shared_data: Path, squeezenet: str, content: str, style: str
+):
+    photograph, painting = (
+        Image.open(shared_data / "style" / path).convert("RGB")
+        for path in (f"content/{content}", f"styles/{style}")
+    )
+    photograph.thumbnail((160, 160))
+    painting.thumbnail((256, 256))
+    gatys = Gatys(GatysConfig(), squeezenet, [np.asarray(painting)])
+    (result,) = gatys([np.asarray(photograph)])
+    assert result.pixels.shape == (photograph.height, photograph.width, 3)
     assert result.losses["total"] < 0.1 * result.losses["total_at_start"]
 
 
