@@ -4,6 +4,7 @@
     python -m jobs.evaluate --run s3://b/r --labels truth.csv --out s3://b/evaluation
     python -m jobs.evaluate --run runs/embed_faces --out runs/evaluate_faces
     python -m jobs.evaluate --run runs/stylize --out runs/evaluate_pictures
+    python -m jobs.evaluate --run runs/generate --pictures.reference photos --out runs/evaluate_made
 
 reads    a finished run's rows; their truth, or --labels: CSV or Parquet with the columns id, label
 
@@ -12,8 +13,9 @@ writes   metrics.json         all numbers
                               of localize: IoU, mean average precision, the worst boxes drawn;
                               of embed_faces: ROC, TAR at FAR, identification, the hardest pairs;
                               of match_faces: who was put together, and who was named;
-                              of stylize: each measure, its worst and best pictures
-         results/part-*.parquet of stylize: the figures of each picture
+                              of stylize: each measure, its worst and best pictures;
+                              of generate: the Fréchet distance from other pictures
+         results/part-*.parquet of stylize, generate: the figures of each picture
          calibration.json     of embed_faces: what a similarity means, for match_faces
 """
 
@@ -40,8 +42,10 @@ from jobs.runtime.labels import LabelTable, read_labels
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage, StorageConfig, absolute
 
-BULK_JOBS = ("localize", "embed_faces", "match_faces", "stylize")
+BULK_JOBS = ("localize", "embed_faces", "match_faces", "stylize", "generate")
 """whose runs are evaluated too, beside those of classify"""
+PICTURE_JOBS = ("stylize", "generate")
+"""that make pictures"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +64,7 @@ class Config:
     faces: Annotated[FaceProtocol, tyro.conf.arg(name="")] = FaceProtocol()
     """of a run of embed_faces: which faces are held against which, and how"""
     pictures: PictureProtocol = PictureProtocol()
-    """of a run of stylize: what its pictures are held against, and by which features"""
+    """of a run of stylize or generate: what its pictures are held against, by which features"""
     storage: StorageConfig = field(default_factory=StorageConfig)
     """how S3 is reached"""
 
@@ -87,16 +91,20 @@ def main(config: Config) -> Found:
         raise ValueError("labels: a run of localize has its truth from --data.label boxes")
     if job != "embed_faces" and config.faces != FaceProtocol():
         raise ValueError(f"faces: {config.faces} is of runs of embed_faces, this is one of {job}")
-    if job != "stylize" and config.pictures != PictureProtocol():
-        raise ValueError(f"pictures: {config.pictures} is of runs of stylize, this is one of {job}")
-    if job == "stylize" and config.labels:
+    if job not in PICTURE_JOBS and config.pictures != PictureProtocol():
+        raise ValueError(
+            f"pictures: {config.pictures} is of runs of {' and '.join(PICTURE_JOBS)}, this is one "
+            f"of {job}"
+        )
+    if job in PICTURE_JOBS and config.labels:
         raise ValueError("labels: pictures have none; --pictures.targets is what they should be")
     labels = read_labels(config.labels, storage) if config.labels else None
     named = absolute(config.labels) if config.labels else ""
     identity: dict[str, object] = {"run": source.uri, "labels": named}
     if job == "embed_faces":
         identity["faces"] = config.faces.identity()
-    measuring = open_measuring(source, config.pictures, storage) if job == "stylize" else None
+    made = job in PICTURE_JOBS
+    measuring = open_measuring(source, config.pictures, storage) if made else None
     if measuring is not None:
         identity["pictures"] = {"made": source.fingerprint, **measuring.identity()}
     opened = Run.open(config.out, job="evaluate", config=config, identity=identity, storage=storage)
@@ -156,7 +164,7 @@ def classes_of(run: Run) -> list[str]:
     if not classes:
         raise ValueError(
             f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
-            "accepted: runs of classify, localize, embed_faces, match_faces and stylize"
+            "accepted: runs of classify, {', '.join(BULK_JOBS)}"
         )
     return classes
 

@@ -133,6 +133,8 @@ def beside(source: Run, pictures: Mapping[str, str], judge: Judge) -> dict[str, 
 
     Those gone since are left out.
     """
+    if not pictures:
+        return {}
     contents = read_images(source, sorted(set(pictures.values())))
     made, found = read_pictures(source.storage, list(pictures)), dict[str, bytes]()
     for uri, id in pictures.items():

@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -110,7 +109,8 @@ def measure_all(source: Run, run: Run, judge: Judge) -> None:
     with Progress(total, 0) as progress:
         for slice_id in todo:
             rows = _rows(source, slice_id)
-            originals = _originals(source, slices.get(slice_id))
+            known = judge.measuring.noise_px is None  # noise is not read again
+            originals = _originals(source, slices.get(slice_id) if known else None)
             measured = [
                 _measured(picture, original, pictures, judge)
                 for row, original in zip_longest(rows, originals)
@@ -160,12 +160,15 @@ def _measured(
     """The row with its figures, or as a failed one that says what is not there."""
     if row["status"] == "failed":
         return dict(row)
+    dreamt = judge.measuring.noise_px is not None
     try:
-        content = _content(row, original, judge)
+        content = None if dreamt else _content(row, original, judge)
     except UnreadableImageError as gone:
         return {**row, "status": "failed", "stage": "content", "error": str(gone)}
     try:
         made = judge.opened(pictures.read(row["image_uri"]))
+        if content is None:
+            return {**row, **judge.measure_dream(made)}
         data = judge.measuring.targets.read(row["id"]) if judge.measuring.targets else None
         target = _target(data, judge)
         return {**row, **judge.measure(made, content, target, row["style"])}
@@ -240,11 +243,10 @@ def _reference(uri: str, judge: Judge, run: Run) -> tuple[SpreadAccumulator | No
     sums, unreadable = None, 0
     for each in found:
         try:
-            picture = np.asarray(judge.opened(run.storage.read(each)))
+            seen = judge.reference_embedding(run.storage.read(each))
         except UnreadableImageError:
             unreadable += 1
             continue
-        seen = judge.comparer.embedding(judge.comparer.look(picture))
         sums = sums or SpreadAccumulator(len(seen))
         sums.update(seen[None])
     return sums, unreadable
@@ -287,7 +289,7 @@ def as_numbers(
 def say(result: PictureEvaluation) -> None:
     """The summary as log lines."""
     told = ", ".join(f"{name} {each.mean:.4g}" for name, each in result.measures.items())
-    logger.info("%s pictures: %s", f"{result.counts['measured']:,}", told)
+    logger.info("%s pictures: %s", f"{result.counts['measured']:,}", told or "of noise")
     if found := result.frechet:
         doubt = "" if found.trusted else " (not to be trusted: too few pictures)"
         logger.info("distance of sets %.4g%s", found.distance, doubt)

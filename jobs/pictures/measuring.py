@@ -8,14 +8,14 @@ from pathlib import PurePosixPath
 from typing import Any
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 from jobs.pictures.styles import read_styles
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES
 from jobs.runtime.storage import Storage, absolute, relative
-from vision_ops.card import ADAIN, UNET
-from vision_ops.decode import UnreadableImageError, read_rgb
+from vision_ops.card import ADAIN, DCGAN, UNET
+from vision_ops.decode import DecodeConfig, UnreadableImageError, read_rgb
 from vision_ops.losses import StyleConvention
 from vision_ops.metrics.colour import colour_error
 from vision_ops.metrics.pictures import psnr, ssim
@@ -53,7 +53,8 @@ class PictureProtocol:
     """folder of pictures as they should have become, of the same id but perhaps for the ending"""
     reference: str = ""
     """pictures, a folder or glob, that all those made are held against as a set, for FID; empty:
-    the targets where there are any, else the contents"""
+    the targets where there are any, else the contents. Beside pictures of noise they are brought to
+    the size of these, cut off where their shape is another"""
 
     def __post_init__(self) -> None:
         if self.style_px < 1:
@@ -115,6 +116,9 @@ class Measuring:
     styles: Styles
     targets: Targets | None
     max_megapixels: float
+    noise_px: tuple[int, int] | None
+    """height and width of pictures that were made of noise: nothing but the reference is there to
+    hold them against; None: the pictures were made of others"""
 
     def identity(self) -> dict[str, object]:
         """What of it can change a result."""
@@ -132,14 +136,29 @@ class Measuring:
 
 def open_measuring(source: Run, protocol: PictureProtocol, storage: Storage) -> Measuring:
     """Find features, styles and targets. Raises ValueError where one that is named is not there."""
-    config = source.manifest["config"]
+    of_noise = source.manifest["weights"]["network"].startswith(DCGAN)
+    if of_noise and (protocol.targets or not protocol.reference):
+        raise ValueError(
+            "pictures.reference: pictures of noise are held against others as a set and against "
+            "nothing else; name some like those that were learnt from"
+        )
+    decode = source.manifest["config"].get("decode", {})
     return Measuring(
         protocol=protocol,
         features=_features(source, protocol, storage),
         styles=_styles(source, protocol, storage),
         targets=Targets(protocol.targets, storage) if protocol.targets else None,
-        max_megapixels=config["decode"]["max_megapixels"],
+        max_megapixels=decode.get("max_megapixels", DecodeConfig().max_megapixels),
+        noise_px=_size_of_one(source) if of_noise else None,
     )
+
+
+def _size_of_one(source: Run) -> tuple[int, int]:
+    """Height and width of the first picture of a run whose pictures are of one size."""
+    for batch in source.results(("height_px", "width_px")):
+        for row in batch.to_pylist():
+            return row["height_px"], row["width_px"]
+    raise ValueError(f"run: {source.uri} holds no picture")
 
 
 def _features(source: Run, protocol: PictureProtocol, storage: Storage) -> Resolved:
@@ -174,14 +193,15 @@ def is_optimised(source: Run) -> bool:
 
 def _styles(source: Run, protocol: PictureProtocol, storage: Storage) -> Styles:
     """Those told, else those of the run; with none, the reason, but of what needs none."""
-    op, own = source.manifest["config"]["op"], source.manifest["weights"]
-    if own["network"].startswith(UNET):
+    own = source.manifest["weights"]
+    if own["network"].startswith((UNET, DCGAN)):
         if protocol.styles:
             raise ValueError(
                 f"pictures.styles: pictures that {own['network']} made are in no style; "
-                "--pictures.targets says what they should be"
+                "--pictures.targets or --pictures.reference says what they should be"
             )
         return Styles(pictures={}, shares={})
+    op = source.manifest["config"]["op"]
     asked: Sequence[str] = op.get("styles", ())
     from_files = is_optimised(source) or own["network"].startswith(ADAIN)
     names = _names(asked) if from_files else list(asked or own["classes"])
@@ -282,6 +302,18 @@ class Judge:
     def opened(self, data: bytes) -> Image.Image:
         """An image file, upright, sRGB. Raises UnreadableImageError."""
         return read_rgb(data, self.measuring.max_megapixels)
+
+    def reference_embedding(self, data: bytes) -> np.ndarray:
+        """Of a picture of the reference, float32 (D,). Raises UnreadableImageError."""
+        image = self.opened(data)
+        if size := self.measuring.noise_px:
+            height, width = size
+            image = ImageOps.fit(image, (width, height), Image.Resampling.BILINEAR)
+        return self.comparer.embedding(self.comparer.look(np.asarray(image)))
+
+    def measure_dream(self, made: Image.Image) -> dict[str, Any]:
+        """What there is to know of a picture of noise: its embedding."""
+        return {"embedding": self.comparer.embedding(self.comparer.look(np.asarray(made)))}
 
     def measure(
         self, made: Image.Image, content: Image.Image, target: Image.Image | None, style: str = ""

@@ -89,11 +89,13 @@ def measures_page(
         )
         for name, (counts, edges) in histograms.items()
     ]
+    tables = [_table(found)] if (found := numbers["measures"]) else []
+    measures = Section(title="Measures", text=numbers["missing"], tables=tables)
     sections = [
-        Section(title="Measures", text=numbers["missing"], tables=[_table(numbers["measures"])]),
+        *([measures] if tables or numbers["missing"] else []),
         *_as_a_set(numbers),
         *_ends(shown),
-        Section(title="How they are spread", charts=drawn),
+        *([Section(title="How they are spread", charts=drawn)] if drawn else []),
         Section(title="Features", text=FEATURES_TEXT, facts=_facts(numbers["features"])),
         *_left_out(numbers["counts"], causes),
         *about(run),
