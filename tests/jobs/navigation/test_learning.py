@@ -79,7 +79,7 @@ def test_an_encoder_is_fine_tuned_to_classify_and_steers_again(trained: Run, tmp
     photos = write_photos(tmp_path / "photos")
     encoder = Path(trained.uri) / "checkpoints/best.encoder.safetensors"
     words = ["finetune", "--model.weights", str(encoder), "--data.uri", str(photos)]
-    words += ["--training.epochs", "5", "--training.batch-size", "8", "--out", str(tmp_path / "c")]
+    words += ["--training.epochs", "30", "--training.batch-size", "4", "--out", str(tmp_path / "c")]
     tuned = train_classifier.main(train_classifier.parse(words))
     classifier = tuned.path(BEST)
     card = read_card(Path(classifier))
