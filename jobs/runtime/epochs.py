@@ -4,7 +4,6 @@ An attempt begins where the last one put its state; a worker group that Ray rest
 CPUs it ends with the bits of an undisturbed one.
 """
 
-import math
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -17,13 +16,13 @@ import torch.distributed
 from torch import Tensor
 
 from jobs.runtime.checkpoints import (
-    LAST,
     load_state,
     put_events,
     put_state,
     put_weights,
     write_metrics,
 )
+from jobs.runtime.divergence import check_metrics, check_steps, signs_in, signs_of
 from jobs.runtime.examples import Pictures
 from jobs.runtime.learner import (
     Learner,
@@ -38,21 +37,20 @@ from jobs.runtime.learner import (
     steps_per_epoch,
 )
 from jobs.runtime.mixed import settle_precision, shared_network
-from jobs.runtime.storage import join
 
 EVALUATION_BATCH_SIZE = 256
 SYNC_STEPS = 10
 """steps between two moments at which workers add up what they have, and may keep it"""
-NAMED_IDS = 8
-BAD = "not finite in step "
-
 
 Show = Callable[["StepsDone | Metrics"], None]
 """told of steps, and of each epoch by its metrics"""
 
 
 def run_worker(training: Training, place: Place, show: Show = lambda _: None) -> None:
-    """All that is still to do, in one worker. Raises FloatingPointError, see `check_finite`."""
+    """All that is still to do, in one worker.
+
+    Raises FloatingPointError where numbers are none any more, see `jobs.runtime.divergence`.
+    """
     config = training.config
     learner = training.make_learner(place.device)
     state = load_state(training, learner)
@@ -88,6 +86,7 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
             "images_per_s": steps * batch_size(training, place) / state.seconds,
             "seconds": state.seconds + time.monotonic() - start,
         }
+        check_metrics(training, metrics)
         state = State(history=[*state.history, metrics], sums={})
         if place.rank == 0:
             put_weights(training, learner, state.history)
@@ -124,19 +123,19 @@ def learn_epoch(
     start = saved = time.monotonic()
     before = state.seconds
     sums: Counter[str] = Counter()
-    bad: dict[str, float] = {}
+    signs: dict[str, float] = {}
     for step in range(state.step, steps):
         chosen = batches[step, place.rank :: place.num_workers]
         seed = np.random.SeedSequence([config.seed, epoch, step]).generate_state(1)[0]
         learner.reseed(int(seed), place.rank, place.num_workers)
         scalars = learner.step(make_batch(pictures, training.learn_truth, chosen))
-        if not all(map(math.isfinite, scalars.values())) and not bad:
-            bad = {f"{BAD}{step}": 1.0}
+        signs = signs or signs_of(scalars, step)
         sums.update(scalars)
         if (step + 1) % SYNC_STEPS and step + 1 < steps:
             continue
-        shared = merged({**sums, **bad}, place)
-        check_finite(training, batches, epoch, shared)
+        signs = signs or signs_in(learner, step)
+        shared = merged({**sums, **signs}, place)
+        check_steps(training, batches, epoch, shared)
         done, state.step = step + 1 - state.step, step + 1
         total = Counter(state.sums)
         total.update(shared)
@@ -146,30 +145,10 @@ def learn_epoch(
         state.seconds = before + now - start
         means = {name: value / done / place.num_workers for name, value in shared.items()}
         show(StepsDone(epoch=epoch, step=state.step, steps=steps, scalars=means))
-        if place.rank == 0 and now - saved >= training.checkpoint_every_s and step + 1 < steps:
+        # behind the last step too: the evaluation that follows may be long, and be broken off
+        if place.rank == 0 and now - saved >= training.checkpoint_every_s:
             put_state(training, learner, state)
             saved = time.monotonic()
-
-
-def check_finite(
-    training: Training, batches: np.ndarray, epoch: int, shared: Mapping[str, float]
-) -> None:
-    """Raise FloatingPointError, in every worker alike, where a scalar is no number any more.
-
-    It names the first such step, its pictures, and what can be gone back to.
-    """
-    steps = [int(name.removeprefix(BAD)) for name in shared if name.startswith(BAD)]
-    if not steps:
-        return
-    ids = training.learn.ids[batches[min(steps)]].tolist()
-    named = ", ".join(ids[:NAMED_IDS]) + (
-        f" and {len(ids) - NAMED_IDS} more" * (len(ids) > NAMED_IDS)
-    )
-    left = f"{join(training.run_uri, LAST)} is of epoch {epoch}" if epoch else "none was completed"
-    raise FloatingPointError(
-        f"epoch {epoch + 1}, step {min(steps) + 1}: the loss is no finite number; "
-        f"pictures: {named}; last good checkpoint: {left}; a lower optim.learning_rate may help"
-    )
 
 
 def evaluate(

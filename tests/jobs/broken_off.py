@@ -10,12 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed
 from safetensors.torch import load_file
+from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import Task, identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST
-from jobs.runtime.learner import Learner, Training
+from jobs.runtime.epochs import run_worker
+from jobs.runtime.learner import Learner, Place, Training
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import fit
@@ -34,9 +37,11 @@ def die_here() -> None:
 
 def die_once(marker: Path) -> None:
     """The first process that comes here is killed."""
-    if not marker.exists():
-        marker.touch()
-        os.kill(os.getpid(), signal.SIGKILL)
+    try:
+        marker.touch(exist_ok=False)
+    except FileExistsError:
+        return
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def prepared(config: Any, task: Task[Any], weights: str = "") -> Training:
@@ -50,15 +55,24 @@ def prepared(config: Any, task: Task[Any], weights: str = "") -> Training:
     return training
 
 
-def fit_with(config: Any, task: Task[Any], steps: int, die: Callable[[], None]) -> None:
-    """An attempt at a training of which a worker dies instead of the step after `steps`."""
+def fit_with(
+    config: Any, task: Task[Any], steps: int, die: Callable[[], None], tally: Path | None = None
+) -> None:
+    """An attempt at a training of which a worker dies instead of the step after `steps`.
+
+    The file `tally` grows by a byte with each step that a worker took.
+    """
     training = prepared(config, task)
-    mortal = partial(make_mortal, training, steps, die)
+    mortal = partial(make_mortal, training, steps, die, tally)
     fit(replace(training, make_learner=mortal), config.resources)
 
 
 def make_mortal(
-    training: Training, steps: int, die: Callable[[], None], device: torch.device
+    training: Training,
+    steps: int,
+    die: Callable[[], None],
+    tally: Path | None,
+    device: torch.device,
 ) -> Learner:
     learner: Any = training.make_learner(device)
     step, left = learner.step, [steps]
@@ -67,10 +81,27 @@ def make_mortal(
         if not left[0]:
             die()
         left[0] -= 1
-        return step(batch)
+        scalars = step(batch)
+        if tally:
+            with tally.open("ab") as file:
+                file.write(b".")
+        return scalars
 
     learner.step = die_in_time
     return learner
+
+
+def take_part(rank: int, training: Training, address: str) -> None:
+    """One of two workers without Ray, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
+    run_worker(training, Place(device=torch.device("cpu"), rank=rank, num_workers=2))
+    torch.distributed.destroy_process_group()
+
+
+def train_in_two(training: Training, meeting: Path) -> None:
+    """Train in two processes that meet by a file."""
+    spawn(take_part, (training, f"file://{meeting}"), nprocs=2)
 
 
 def metrics_of(out: Path) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from ray.cluster_utils import Cluster
 from jobs.runtime.training import TrainingResources
 from jobs.train_classifier import TASK
 from tests.jobs.broken_off import fit_with
-from tests.jobs.test_train_classifier import long_epochs
+from tests.jobs.coloured import long_epochs
 
 STEPS = 13
 DEADLINE_S = 120.0

@@ -15,21 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.learning import plan_data
 from jobs.pictures.recipes import PRESETS, Config
 from jobs.pictures.supervised import identity, make_training
 from jobs.runtime.checkpoints import BEST, LAST, STATE
-from jobs.runtime.epochs import run_worker
-from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import fit
 from jobs.train_classifier import TASK, main, parse
-from tests.jobs.broken_off import metrics_of
-from tests.jobs.test_train_classifier import COLOURS, INLINE, small, write_photos
+from tests.jobs.broken_off import metrics_of, train_in_two
+from tests.jobs.coloured import COLOURS, INLINE, small, write_photos
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
 from vision_ops.learners.classify import ModelConfig
@@ -231,14 +229,6 @@ def test_a_shard_without_the_label_column_is_named(
         main(config)
 
 
-def take_part(rank: int, training: Training, address: str) -> None:
-    """One of two workers, in a process of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    run_worker(training, Place(device=torch.device("cpu"), rank=rank, num_workers=2))
-    torch.distributed.destroy_process_group()
-
-
 def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tmp_path: Path):
     square = Preprocess(height_px=32, width_px=32, resize_px=0)
     model = ModelConfig(network="cnn_cifar10", preprocess=square)
@@ -265,8 +255,7 @@ def test_two_workers_finetune_as_one_frozen_first_and_in_pieces(others: Path, tm
         if name == "one":
             fit(training, INLINE)
         else:
-            address = f"file://{tmp_path}/meeting"
-            spawn(take_part, (training, address), nprocs=2)
+            train_in_two(training, tmp_path / "meeting")
         trained.append(load_file(tmp_path / name / LAST))
     for name, value in trained[0].items():
         torch.testing.assert_close(trained[1][name], value, rtol=1e-4, atol=1e-6)

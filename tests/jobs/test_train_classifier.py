@@ -1,216 +1,54 @@
 """Training: on small pictures that a network tells apart in seconds, inline and on real Ray."""
 
 import json
-import os
 import struct
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
 from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import make_training
-from jobs.runtime.learner import TrainingConfig
+from jobs.runtime.checkpoints import BEST, LAST, best_of
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
 from jobs.runtime.training import TrainingResources, fit
-from jobs.train_classifier import (
-    PRESETS,
-    TASK,
-    Config,
-    main,
-    parse,
-)
-from tests.jobs.broken_off import (
-    Killed,
-    assert_same_training,
-    die_here,
-    die_once,
-    fit_with,
-    metrics_of,
-)
-from vision_ops.augment import AugmentConfig
+from jobs.train_classifier import PRESETS, TASK, Config, main, parse
+from tests.jobs.broken_off import metrics_of
+from tests.jobs.coloured import small, write_photos
 from vision_ops.card import read_card
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.learners.classify import ClassifierLearner, LossConfig, ModelConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
 
-COLOURS = {"blue": (30, 30, 200), "green": (30, 200, 30), "red": (200, 30, 30)}
-INLINE = TrainingResources(engine="inline")
 FILES = ("checkpoints/best.safetensors", "checkpoints/last.safetensors", "metrics.jsonl")
 
 
-def write_photos(folder: Path, per_class: int = 20, colours: Any = COLOURS) -> Path:
-    """Noisy squares of one colour, a folder per class."""
-    random = np.random.default_rng(0)
-    for name, colour in colours.items():
-        (folder / name).mkdir(parents=True)
-        for number in range(per_class):
-            pixels = np.clip(random.normal(colour, 40, (10, 10, 3)), 0, 255).astype(np.uint8)
-            Image.fromarray(pixels).save(folder / name / f"{number:03}.png")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def photos(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_photos(tmp_path_factory.mktemp("photos"))
-
-
-def small(photos: Path | str, out: Path | str) -> Config:
-    return Config(
-        data=Source(uri=str(photos), label="folder", slice_rows=16),
-        model=ModelConfig(preprocess=Preprocess(height_px=8, width_px=8, resize_px=0)),
-        optim=OptimConfig(learning_rate=5e-3),
-        augment=AugmentConfig(flip=True),
-        training=TrainingConfig(epochs=3, batch_size=8, validation_fraction=0.25),
-        resources=INLINE,
-        out=str(out),
-    )
-
-
-@pytest.fixture(scope="module")
-def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("trained")
-    main(small(photos, out))
-    return out
-
-
-def test_training_learns_and_leaves_a_checkpoint_with_its_card(undisturbed: Path):
-    metrics = metrics_of(undisturbed)
+def test_training_learns_and_leaves_a_checkpoint_with_its_card(trained: Path):
+    metrics = metrics_of(trained)
     assert [each["epoch"] for each in metrics] == [1, 2, 3]
     assert metrics[-1]["accuracy"] >= 0.9
-    network, card = load_checkpoint(undisturbed / "checkpoints" / "best.safetensors", "cpu")
+    network, card = load_checkpoint(trained / "checkpoints" / "best.safetensors", "cpu")
     assert card.classes == ("blue", "green", "red")
     assert card.preprocess == Preprocess(height_px=8, width_px=8, resize_px=0)
     assert not network.training
-    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["status"] == "done"
     assert manifest["counts"]["learn"] + manifest["counts"]["validate"] == 60
 
 
-def test_second_run_of_a_finished_training_changes_nothing(undisturbed: Path, photos: Path):
-    before = {name: (undisturbed / name).stat().st_mtime_ns for name in FILES}
-    main(small(photos, undisturbed))
-    assert {name: (undisturbed / name).stat().st_mtime_ns for name in FILES} == before
+def test_second_run_of_a_finished_training_changes_nothing(trained: Path, photos: Path):
+    before = {name: (trained / name).stat().st_mtime_ns for name in FILES}
+    main(small(photos, trained))
+    assert {name: (trained / name).stat().st_mtime_ns for name in FILES} == before
 
 
-@pytest.mark.parametrize("steps", [0, 4, 6, 14])  # an epoch is 5 or 6
-def test_interrupted_training_ends_with_the_bytes_of_an_undisturbed_one(
-    undisturbed: Path, photos: Path, tmp_path: Path, steps: int
-):
-    with pytest.raises(Killed):
-        fit_with(small(photos, tmp_path), TASK, steps, die_here)
-    main(small(photos, tmp_path))
-    assert_same_training(tmp_path, undisturbed)
-
-
-def long_epochs(photos: Path, out: Path) -> Config:
-    """Epochs of over twenty steps, with dropout and all kinds of drawing."""
-    config = small(photos, out)
-    return replace(
-        config,
-        model=replace(config.model, dropout=0.2),
-        augment=AugmentConfig(flip=True, rotation_deg=10, mixup=0.2, randaugment=1),
-        training=replace(config.training, epochs=2, batch_size=2),
-        resources=replace(config.resources, checkpoint_every_s=0),
-    )
-
-
-@pytest.mark.parametrize(("steps", "lost"), [(9, 9), (13, 3), (19, 9), (20, 0)])
-def test_training_killed_within_an_epoch_goes_on_within_it_bit_for_bit(
-    photos: Path, tmp_path: Path, steps: int, lost: int, monkeypatch: pytest.MonkeyPatch
-):
-    main(long_epochs(photos, tmp_path / "undisturbed"))
-    total = int(metrics_of(tmp_path / "undisturbed")[-1]["step"])
-    with pytest.raises(Killed):
-        fit_with(long_epochs(photos, tmp_path / "killed"), TASK, steps, die_here)
-    taken = list[int]()
-    step = ClassifierLearner.step
-
-    def count(learner: ClassifierLearner, batch: Any) -> dict[str, float]:
-        taken.append(1)
-        return step(learner, batch)
-
-    monkeypatch.setattr(ClassifierLearner, "step", count)
-    main(long_epochs(photos, tmp_path / "killed"))
-    assert len(taken) == total - steps + lost
-    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
-
-
-@pytest.mark.slow
-def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
-    local_ray: None, photos: Path, tmp_path: Path
-):
-    main(long_epochs(photos, tmp_path / "undisturbed"))
-    resources = TrainingResources(engine="ray", cpus_per_worker=1, checkpoint_every_s=0)
-    config = replace(long_epochs(photos, tmp_path / "killed"), resources=resources)
-    fit_with(config, TASK, 13, partial(die_once, tmp_path / "died"))
-    assert (tmp_path / "died").exists()
-    assert_same_training(tmp_path / "killed", tmp_path / "undisturbed")
-
-
-@pytest.mark.slow
-def test_lost_node_costs_no_bit(photos: Path, tmp_path: Path):
-    main(long_epochs(photos, tmp_path / "undisturbed"))
-    command = [sys.executable, "-m", "tests.jobs.lose_a_node", str(photos), str(tmp_path / "out")]
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    subprocess.run(command, check=True, timeout=300, env=environment)
-    assert (tmp_path / "out.node").read_text()
-    assert_same_training(tmp_path / "out", tmp_path / "undisturbed")
-
-
-@pytest.mark.slow
-def test_two_workers_reproduce_one(local_ray: None, photos: Path, tmp_path: Path):
-    """A step an epoch: twenty losses. The network has no batch norm, which sees half a batch."""
-    square = Preprocess(height_px=32, width_px=32, resize_px=0)
-    config = replace(
-        small(photos, tmp_path / "one"),
-        model=ModelConfig(network="cnn_cifar10", preprocess=square),
-        optim=OptimConfig(optimizer="sgd", learning_rate=0.02),
-        loss=LossConfig(kind="balanced_cross_entropy"),
-        augment=AugmentConfig(flip=True, rotation_deg=10, crop_pad_px=2, colour=0.2),
-        training=TrainingConfig(epochs=20, batch_size=40, validation_fraction=0.25),
-    )
-    main(config)
-    main(replace(config, out=str(tmp_path / "two"), resources=TrainingResources(num_workers=2)))
-    one, two = metrics_of(tmp_path / "one"), metrics_of(tmp_path / "two")
-    assert one[-1]["objective"] < one[0]["objective"]
-    for name in ("objective", "train_loss", "loss"):
-        values = [each[name] for each in one]
-        assert [each[name] for each in two] == pytest.approx(values, abs=1e-4)
-
-
-@pytest.mark.parametrize("num_workers", [0, pytest.param(2, marks=pytest.mark.slow)])
-def test_loss_that_is_no_number_stops_and_names_batch_and_checkpoint(
-    local_ray: None, photos: Path, tmp_path: Path, num_workers: int
-):
-    resources = TrainingResources(num_workers=num_workers) if num_workers else INLINE
-    config = replace(
-        small(photos, tmp_path),
-        optim=OptimConfig(optimizer="sgd", learning_rate=1e30, clip_norm=0, warmup=0),
-        resources=resources,
-    )
-    with pytest.raises(
-        FloatingPointError,
-        match=r"epoch 1, step [23]: .*pictures: \w+/\d{3}.png.*none was completed; a lower",
-    ):
-        main(config)
-    assert not (tmp_path / "checkpoints").exists()
-
-
-def test_training_ends_when_patience_does_and_keeps_the_best(photos: Path, tmp_path: Path):
+def test_training_ends_when_patience_does(photos: Path, tmp_path: Path):
     config = small(photos, tmp_path)
     config = replace(
         config,
@@ -223,6 +61,31 @@ def test_training_ends_when_patience_does_and_keeps_the_best(photos: Path, tmp_p
     assert min(losses) == losses[-3]
 
 
+def without_meaning(folder: Path, out: Path, epochs: int) -> Config:
+    """Pictures whose classes nothing tells: each epoch that learns them by heart is a worse one."""
+    if not folder.exists():
+        write_photos(folder, colours={"heads": (99, 99, 99), "tails": (99, 99, 99)})
+    config = small(folder, out)
+    return replace(
+        config,
+        optim=OptimConfig(learning_rate=1e-2, schedule="constant", warmup=0),
+        training=replace(config.training, epochs=epochs),
+    )
+
+
+def test_best_checkpoint_is_of_the_last_epoch_that_chance_cannot_tell_from_the_lowest(
+    tmp_path: Path,
+):
+    run = main(without_meaning(tmp_path / "photos", tmp_path / "long", epochs=15))
+    history = metrics_of(tmp_path / "long")
+    best = best_of(history)
+    assert best["epoch"] < 15
+    assert run.manifest["metrics"]["epoch"] == best["epoch"]
+    main(without_meaning(tmp_path / "photos", tmp_path / "short", epochs=int(best["epoch"])))
+    kept, wanted = load_file(tmp_path / "long" / BEST), load_file(tmp_path / "short" / LAST)
+    assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+
+
 def test_fewer_examples_are_learnt_from_and_validation_stays(photos: Path, tmp_path: Path):
     config = small(photos, tmp_path)
     config = replace(config, training=replace(config.training, max_examples=20))
@@ -231,11 +94,11 @@ def test_fewer_examples_are_learnt_from_and_validation_stays(photos: Path, tmp_p
     assert counts["validate"] > 10
 
 
-def test_report_shows_both_curves_and_says_whether_it_fits(undisturbed: Path):
-    page = (undisturbed / "report" / "index.html").read_text()
+def test_report_shows_both_curves_and_says_whether_it_fits(trained: Path):
+    page = (trained / "report" / "index.html").read_text()
     assert "images kept back" in page
     assert "The network " in page
-    manifest = json.loads((undisturbed / "manifest.json").read_text())
+    manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["report"].endswith("report/index.html")
 
 
@@ -271,35 +134,6 @@ def test_dry_run_tells_and_writes_nothing(
     assert "of network" in told
     assert "estimate" in told
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.slow
-def test_two_workers_of_ray_train_evaluate_each_image_once(
-    local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
-):
-    main(replace(small(photos, tmp_path), resources=TrainingResources(num_workers=2)))
-    one, two = metrics_of(undisturbed), metrics_of(tmp_path)
-    # batch norm sees half a batch, so the numbers differ; what is evaluated does not
-    assert two[-1]["accuracy"] >= 0.9
-    assert [each["step"] for each in two] == [each["step"] for each in one]
-    correct = (
-        two[-1]["accuracy"]
-        * json.loads((tmp_path / "manifest.json").read_text())["counts"]["validate"]
-    )
-    assert correct == pytest.approx(round(correct))
-
-
-@pytest.mark.slow
-def test_one_worker_of_ray_train_gives_the_weights_of_the_inline_engine(
-    local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
-):
-    main(
-        replace(
-            small(photos, tmp_path), resources=TrainingResources(engine="ray", cpus_per_worker=1)
-        )
-    )
-    on_ray, inline = (load_file(out / FILES[1]) for out in (tmp_path, undisturbed))
-    assert all(torch.equal(on_ray[key], inline[key]) for key in inline)
 
 
 def test_training_lives_on_s3(photos: Path, bucket: str, s3: StorageConfig, tmp_path: Path):

@@ -14,12 +14,10 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch.multiprocessing.spawn import spawn
 
 from jobs.pictures.localizer_recipes import PRESETS, Config
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
-from jobs.runtime.epochs import run_worker
-from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.training import TrainingResources, fit
@@ -31,6 +29,7 @@ from tests.jobs.broken_off import (
     fit_with,
     metrics_of,
     prepared,
+    train_in_two,
 )
 from tests.jobs.test_localize import KINDS, SMALL, shapes, write_shard
 from vision_ops.augment import AugmentConfig
@@ -106,14 +105,6 @@ def test_killed_and_repeated_training_ends_with_the_bits_of_an_undisturbed_one(
     assert_same_training(tmp_path, undisturbed)
 
 
-def take_part(rank: int, training: Training, address: str) -> None:
-    """One of two workers, in a process of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    run_worker(training, Place(device=torch.device("cpu"), rank=rank, num_workers=2))
-    torch.distributed.destroy_process_group()
-
-
 def save_features(path: Path, network: str = "torchvision:squeezenet1_1") -> str:
     """A classifier of random weights; this one has no batch norm, which sees half a batch."""
     torch.manual_seed(0)
@@ -154,7 +145,7 @@ def test_two_workers_learn_boxes_as_one(source: Path, tmp_path: Path):
         prepared(finetuned(source, weights, tmp_path / n), TASK, weights) for n in ("1", "2")
     )
     fit(one, INLINE)
-    spawn(take_part, (two, f"file://{tmp_path}/meeting"), nprocs=2)
+    train_in_two(two, tmp_path / "meeting")
     wanted, found = load_file(tmp_path / "1" / LAST), load_file(tmp_path / "2" / LAST)
     for name, value in wanted.items():
         torch.testing.assert_close(found[name], value, rtol=1e-4, atol=1e-6)

@@ -14,14 +14,12 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file
-from torch.multiprocessing.spawn import spawn
 
 from jobs import stylize, train_gan
 from jobs.pictures.adversaries import balance
 from jobs.runtime.checkpoints import BEST, LAST, METRICS
-from jobs.runtime.epochs import run_worker
 from jobs.runtime.examples import shared_pictures
-from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.learner import Training, TrainingConfig
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import TooManyFailedError
 from jobs.runtime.sources.origin import Source
@@ -34,6 +32,7 @@ from tests.jobs.broken_off import (
     fit_with,
     metrics_of,
     prepared,
+    train_in_two,
 )
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.learners.gan import GanModelConfig
@@ -276,14 +275,6 @@ def test_a_dcgan_is_trained_and_goes_on_after_a_kill_bit_for_bit(place: Path, tm
     assert page.count("data:image/png;base64") == 24
 
 
-def take_part(rank: int, training: Training, address: str) -> None:
-    """One of two workers, in a process of its own."""
-    torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", init_method=address, rank=rank, world_size=2)
-    run_worker(training, Place(device=torch.device("cpu"), rank=rank, num_workers=2))
-    torch.distributed.destroy_process_group()
-
-
 @pytest.mark.slow
 def test_two_workers_learn_as_one_without_dropout(place: Path, tmp_path: Path):
     """By SGD: Adam's first steps have the size of the rate, whichever sign last bits give them."""
@@ -296,7 +287,7 @@ def test_two_workers_learn_as_one_without_dropout(place: Path, tmp_path: Path):
 
     one, two = asked("1"), asked("2")
     fit(one, INLINE)
-    spawn(take_part, (two, f"file://{tmp_path}/meeting"), nprocs=2)
+    train_in_two(two, tmp_path / "meeting")
     wanted, found = load_file(tmp_path / "1" / LAST), load_file(tmp_path / "2" / LAST)
     first = one.make_learner(torch.device("cpu")).networks["generator"].state_dict()
     moved = max((value - first[name]).abs().max().item() for name, value in wanted.items())
