@@ -27,7 +27,8 @@ from jobs.runtime.report import training as training_report
 from jobs.runtime.report.page import Section
 from jobs.runtime.run import Run
 from jobs.runtime.storage import Storage
-from jobs.runtime.training import describe_training, fit, read_sample, refuse_uneven
+from jobs.runtime.training import fit, refuse_uneven
+from jobs.runtime.training_estimate import describe_training, read_sample
 from vision_ops.weights import Resolved
 
 logger = logging.getLogger(__name__)

@@ -144,7 +144,7 @@ def learn_epoch(
         now = time.monotonic()
         state.seconds = before + now - start
         means = {name: value / done / place.num_workers for name, value in shared.items()}
-        show(StepsDone(epoch=epoch, step=state.step, steps=steps, scalars=means))
+        show(StepsDone(epoch=epoch, step=state.step, taken=done, steps=steps, scalars=means))
         # behind the last step too: the evaluation that follows may be long, and be broken off
         if place.rank == 0 and now - saved >= training.checkpoint_every_s:
             put_state(training, learner, state)

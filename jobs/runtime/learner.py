@@ -1,9 +1,9 @@
 """What a training is made of: a learner, examples, how long; and where it stands."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -46,6 +46,23 @@ class Learner(Protocol):
         ...
 
 
+@runtime_checkable
+class Phased(Protocol):
+    """A learner of which some steps cost more than others."""
+
+    def phases(self) -> Iterator[float]:
+        """Its phases in their order, as parts of all steps, 0..1, of sum 1.
+
+        Until the next is asked for every step costs what it does in that phase: for who times them.
+        """
+        ...
+
+
+def phases_of(learner: Learner) -> Iterator[float]:
+    """Those of a learner; all steps cost alike where it does not say otherwise."""
+    return learner.phases() if isinstance(learner, Phased) else iter((1.0,))
+
+
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig:
     """How long, on how many at once, and on what it is judged."""
@@ -59,7 +76,7 @@ class TrainingConfig:
     patience: int = 0
     """epochs without a lower loss on the images kept back after which training ends; 0: never"""
     max_examples: int = 0
-    """pictures that are learnt from, at random, to see what more of them would give; 0: all"""
+    """pictures that are learnt from, at random, of each class one or more; 0: all"""
     num_passes: int = 1
     """pieces that a worker's part of a batch is gone through in, to save memory; gradients are
     added up (accumulated); batch norm sees a piece at a time"""
@@ -202,6 +219,8 @@ class StepsDone:
     """0 is the first"""
     step: int
     """steps of the epoch that were taken"""
+    taken: int
+    """of them, since it was last told"""
     steps: int
     """that the epoch has"""
     scalars: Metrics

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
-from jobs.runtime.learner import Place, Training
+from jobs.runtime.learner import Place, Training, phases_of
 from jobs.runtime.storage import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -56,8 +56,9 @@ def shared_network(network: nn.Module, place: Place, precision: str) -> nn.Modul
 def settle_precision(training: Training, place: Place, sample: Sample) -> str:
     """fp32 or bf16, the same in every worker and every attempt.
 
-    `auto` is timed by the first worker on some steps of learners of its own. Raises ValueError
-    where bf16 is asked for on hardware that lacks it.
+    `auto` is timed by the first worker on some steps of learners of its own, and holds for every
+    worker: bf16 where all of them have it. Raises ValueError where bf16 is asked for on hardware
+    that lacks it.
     """
     asked = training.config.precision
     able = has_bf16(place.device)
@@ -65,9 +66,13 @@ def settle_precision(training: Training, place: Place, sample: Sample) -> str:
         raise ValueError(f"training.precision bf16: this {place.device.type} computes in fp32 only")
     if asked != "auto":
         return asked
+    if place.num_workers > 1:
+        found = [able] * place.num_workers
+        torch.distributed.all_gather_object(found, able)
+        able = all(found)
     chosen: list[str] = [""]
     if place.rank == 0:
-        chosen = [_known(training) or _timed(training, place, sample, able)]
+        chosen = [kept_precision(training, able) or _timed(training, place, sample, able)]
     if place.num_workers > 1:
         torch.distributed.broadcast_object_list(chosen)
     return chosen[0]
@@ -88,8 +93,21 @@ def read_precision(run_uri: str, storage: Storage) -> dict[str, Any]:
         return {}
 
 
-def _known(training: Training) -> str:
-    return read_precision(training.run_uri, training.storage).get("precision", "")
+def kept_precision(training: Training, able: bool) -> str:
+    """What `auto` chose in an earlier attempt; empty where there was none.
+
+    Where it was bf16 and the hardware of this attempt is not `able`, fp32 is kept from here on:
+    emulated, bf16 is many times slower, and weights are in fp32 either way.
+    """
+    kept = read_precision(training.run_uri, training.storage)
+    if kept.get("precision") == "bf16" and not able:
+        logger.warning(
+            "precision: bf16 was the faster where this training began; here is hardware that "
+            "computes in fp32 only, and so does the training from here on"
+        )
+        kept |= {"precision": "fp32", "begun_in": "bf16"}
+        training.put(PRECISION, json.dumps(kept).encode())
+    return kept.get("precision", "")
 
 
 def _timed(training: Training, place: Place, sample: Sample, able: bool) -> str:
@@ -99,8 +117,9 @@ def _timed(training: Training, place: Place, sample: Sample, able: bool) -> str:
     for precision in ("fp32", "bf16") if able else ("fp32",):
         learner = training.make_learner(place.device)
         learner.distribute(partial(shared_network, place=alone, precision=precision))
-        laps = [_seconds_of_step(learner.step, batch) for _ in range(1 + TIMED_STEPS)]
-        seconds[precision] = min(laps[1:])  # the first one allocates
+        seconds[precision] = sum(
+            part * _seconds_of_step(learner.step, batch) for part in phases_of(learner)
+        )
     chosen = "bf16" if seconds.get("bf16", 1e9) <= WORTH * seconds["fp32"] else "fp32"
     told = {name: round(1000 * value, 3) for name, value in seconds.items()}
     logger.info("precision: %s; ms of a step: %s", chosen, told)
@@ -109,6 +128,10 @@ def _timed(training: Training, place: Place, sample: Sample, able: bool) -> str:
 
 
 def _seconds_of_step(step: Callable[[Mapping[str, Tensor]], object], batch: Any) -> float:
-    start = time.perf_counter()
-    step(batch)
-    return time.perf_counter() - start
+    """Of the fastest of some steps behind the first, which allocates."""
+    laps = []
+    for _ in range(1 + TIMED_STEPS):
+        start = time.perf_counter()
+        step(batch)
+        laps.append(time.perf_counter() - start)
+    return min(laps[1:])

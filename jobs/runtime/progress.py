@@ -80,6 +80,14 @@ class Progress:
             self.logged = now
             logger.info("%s", self)
 
+    def stand_at(self, rows: int) -> None:
+        """What is done is this much, by no work of now: it counts for no speed.
+
+        More by an earlier attempt, or less where a part was lost.
+        """
+        self.rows = rows
+        self.history = [(self.history[-1][0], self.share)]
+
     @property
     def share(self) -> float:
         """Part of the work that is done, 0..1."""
@@ -109,6 +117,14 @@ def _rows(progress: Progress) -> str:
     return (
         f"{progress.share:4.0%}  {progress.rows:,}{total} rows  {rate_text(rate)} rows/s  "
         f"{progress.failed:,} failed  {clock(progress.seconds_left)} left"
+    )
+
+
+def decoding_line(progress: Progress) -> str:
+    """Where the decoding before a training stands, which counts slices."""
+    return (
+        f"decoding  {progress.share:4.0%}  {progress.rows:,}/{progress.total_rows:,} slices  "
+        f"{clock(progress.seconds_left)} left"
     )
 
 

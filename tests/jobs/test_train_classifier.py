@@ -1,6 +1,7 @@
 """Training: on small pictures that a network tells apart in seconds, inline and on real Ray."""
 
 import json
+import re
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -123,6 +124,21 @@ def records(data: bytes) -> Iterator[bytes]:
         (length,) = struct.unpack("<Q", data[:8])
         yield data[12 : 12 + length]
         data = data[16 + length :]
+
+
+def test_dry_run_of_a_first_phase_tells_both_and_what_the_second_takes(
+    photos: Path, trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    told = []
+    for frozen in (0.5, 0.0):
+        config = replace(small(photos, tmp_path), dry_run=True)
+        model = replace(config.model, weights=str(trained / BEST), frozen=frozen)
+        main(replace(config, model=model))
+        lines = (line.split("  ", 1) for line in capsys.readouterr().out.splitlines())
+        told.append({name: value.strip() for name, value in lines})
+    assert re.fullmatch(r"[\d,]+ ms, then [\d,]+ ms for 8 images .*", told[0]["step"])
+    assert re.fullmatch(r"[\d,]+ ms for 8 images .*", told[1]["step"])
+    assert told[0]["learner"] == told[1]["learner"]  # with the optimiser's state of all layers
 
 
 def test_dry_run_tells_and_writes_nothing(

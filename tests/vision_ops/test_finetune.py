@@ -253,3 +253,19 @@ def test_frames_that_looked_otherwise_and_networks_of_others_are_refused(weights
     other = clips_from(weights, network="cnn_gru:cnn_224", preprocess=replace(CLIP, frame=BIG))
     with pytest.raises(ValueError, match="cnn_gru:cnn_224: model.weights are of residual"):
         ClassifierLearner(replace(CONFIG, model=other))
+
+
+def test_phases_hold_for_as_many_steps_as_are_timed(weights: Path):
+    learner = ClassifierLearner(start_from(weights, frozen=0.3))
+    phases, first = learner.phases(), state_of(learner)["stem.0.weight"]
+    assert next(phases) == pytest.approx(0.3)
+    for _ in range(12):  # two more than the training has
+        learner.step(make_batch())
+    assert torch.equal(state_of(learner)["stem.0.weight"], first)
+    assert next(phases) == pytest.approx(0.7)
+    learner.descent.schedule.last_epoch = 0  # behind the end the rate is 0
+    for _ in range(2):
+        learner.step(make_batch())
+    assert not torch.equal(state_of(learner)["stem.0.weight"], first)
+    assert not list(phases)
+    assert list(ClassifierLearner(CONFIG).phases()) == [1.0]

@@ -1,6 +1,6 @@
 """Learning to name the class of a picture: network, loss, optimiser, schedule in one object."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from pathlib import Path
@@ -205,10 +205,14 @@ class ClassifierLearner:
         """Begin anew what the next step draws."""
         self.descent.reseed(seed, rank, num_workers)
 
+    def phases(self) -> Iterator[float]:
+        """Parts of all steps, 0..1, in which a step costs alike; see `Descent.phases`."""
+        return self.descent.phases()
+
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One gradient step; what it lowers (before it), the gradient's norm, and the rate used."""
         changes, descent = self.config.augment, self.descent
-        pixels = batch["pixels"]
+        pixels = batch["pixels"].to(self.device)
         if changes != AugmentConfig():
             pixels = augment(pixels, changes, descent.draws)
         images = normalize(pixels, self.config.model.preprocess, self.device)

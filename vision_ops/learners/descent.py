@@ -2,7 +2,7 @@
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any
@@ -44,6 +44,7 @@ class Descent:
         self.config = config
         self.num_passes = num_passes
         self.head = head
+        self.frozen = frozen
         self.num_frozen = frozen * num_steps
         self.average = copy.deepcopy(network) if config.ema_decay else None
         self.forward: nn.Module = network
@@ -73,6 +74,18 @@ class Descent:
         self.draws = replace(self.draws, rank=rank, num_workers=num_workers)
         self.draws.generator.manual_seed(seed)
         torch.manual_seed(seed + rank)
+
+    def phases(self) -> Iterator[float]:
+        """Parts of all steps, 0..1: those in which the head alone learns, and the others.
+
+        Until the next is asked for every step is of that phase. What was timed so is no training.
+        """
+        if self.frozen > 0:
+            self.num_frozen = math.inf
+            yield self.frozen
+        if self.frozen < 1:
+            self.num_frozen = 0.0
+            yield 1 - self.frozen
 
     def lower(self, count: int, loss: Callable[[slice], Tensor]) -> dict[str, float]:
         """One gradient step on the mean loss of a batch of `count`, `loss(piece)` of each piece.

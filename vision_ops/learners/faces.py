@@ -1,7 +1,7 @@
 """Learning to embed faces: pictures of one person near to each other, of others apart."""
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -193,13 +193,17 @@ class FaceLearner:
         """Begin anew what the next step draws, and say which part of its batch comes here."""
         self.descent.reseed(seed, rank, num_workers)
 
+    def phases(self) -> Iterator[float]:
+        """Parts of all steps, 0..1, in which a step costs alike; see `Descent.phases`."""
+        return self.descent.phases()
+
     def step(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """One gradient step; what it lowers (before it), the gradient's norm, the rate used.
 
         `distance` is the mean one between embeddings of the batch: near 0 they have collapsed.
         """
         descent = self.descent
-        pixels = augment(batch["pixels"], self.config.augment, descent.draws)
+        pixels = augment(batch["pixels"].to(self.device), self.config.augment, descent.draws)
         images = normalize(pixels, self.config.model.preprocess, self.device)
         target = whole_batch(batch["target"].to(self.device), descent.draws)
         distances: list[float] = []

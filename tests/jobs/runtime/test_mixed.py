@@ -1,6 +1,7 @@
 """Passes in bfloat16: what they compute, and who chooses them."""
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -8,37 +9,25 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.multiprocessing.spawn import spawn
 
-from jobs.runtime.examples import Examples
 from jobs.runtime.learner import Place, Training, TrainingConfig
-from jobs.runtime.mixed import Mixed, has_bf16, read_precision, settle_precision, shared_network
+from jobs.runtime.mixed import (
+    PRECISION,
+    Mixed,
+    has_bf16,
+    kept_precision,
+    read_precision,
+    settle_precision,
+    shared_network,
+)
 from jobs.runtime.storage import Storage
+from tests.jobs.runtime.toy_training import NOTHING, ToyLearner
+from vision_ops.learners.classify import ClassifierLearner, ClassifierLearnerConfig, ModelConfig
+from vision_ops.learners.optimizer import OptimConfig
+from vision_ops.preprocess import Preprocess
 
 HERE = Place(device=torch.device("cpu"))
-NOTHING = Examples(
-    blocks=[],
-    shape=(1, 1, 3),
-    dtype="|u1",
-    places=np.zeros((0, 3), np.int64),
-    ids=np.array([], np.str_),
-    truths=np.array([], np.str_),
-    groups=np.array([], np.str_),
-    extents=np.zeros((0, 2), np.int32),
-    digests=np.zeros(0, np.uint64),
-)
-
-
-class ToyLearner:
-    """Takes a step of one matrix product, through what `distribute` made of its network."""
-
-    def __init__(self, device: torch.device) -> None:
-        self.network = nn.Linear(8, 8)
-
-    def distribute(self, wrap: Any) -> None:
-        self.forward = wrap(self.network)
-
-    def step(self, batch: Any) -> dict[str, float]:
-        return {"objective": float(self.forward(batch["pixels"]).sum().detach())}
 
 
 def make_training(folder: Path, precision: Any) -> Training:
@@ -87,9 +76,33 @@ def test_auto_takes_what_it_timed_and_every_later_attempt_keeps_it(tmp_path: Pat
     told = read_precision(str(tmp_path), Storage())
     assert told["precision"] == chosen
     assert set(told["step_ms"]) == ({"fp32", "bf16"} if has_bf16(HERE.device) else {"fp32"})
-    other = {"fp32": "bf16", "bf16": "fp32"}[chosen]
-    (tmp_path / "checkpoints" / "precision.json").write_text(json.dumps({"precision": other}))
-    assert settle_precision(training, HERE, sample) == other
+    assert settle_precision(training, HERE, sample) == chosen
+    assert read_precision(str(tmp_path), Storage()) == told
+
+
+@pytest.mark.parametrize(
+    ("kept", "able", "wanted"),
+    [("bf16", True, "bf16"), ("fp32", True, "fp32"), ("fp32", False, "fp32"), ("", False, "")],
+)
+def test_what_was_chosen_is_kept_where_the_hardware_can(
+    tmp_path: Path, kept: str, able: bool, wanted: str
+):
+    training = make_training(tmp_path, "auto")
+    if kept:
+        training.put(PRECISION, json.dumps({"precision": kept, "step_ms": {}}).encode())
+    assert kept_precision(training, able) == wanted
+
+
+def test_a_training_that_goes_on_where_bf16_is_emulated_does_so_in_fp32(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+):
+    training = make_training(tmp_path, "auto")
+    training.put(PRECISION, json.dumps({"precision": "bf16", "step_ms": {"bf16": 2}}).encode())
+    assert kept_precision(training, able=False) == "fp32"
+    assert "bf16 was the faster where this training began" in caplog.text
+    told = read_precision(str(tmp_path), Storage())
+    assert told == {"precision": "fp32", "step_ms": {"bf16": 2}, "begun_in": "bf16"}
+    assert kept_precision(training, able=True) == "fp32"  # back there: the same from here on
 
 
 def test_a_precision_that_was_said_is_not_timed(tmp_path: Path):
@@ -101,3 +114,58 @@ def test_a_precision_that_was_said_is_not_timed(tmp_path: Path):
 def test_bf16_is_refused_where_the_hardware_has_none(tmp_path: Path):
     with pytest.raises(ValueError, match="training.precision bf16: this cpu computes in fp32 only"):
         settle_precision(make_training(tmp_path, "bf16"), HERE, sample)
+
+
+CONFIG = ClassifierLearnerConfig(
+    model=ModelConfig(
+        network="cnn_cifar10", preprocess=Preprocess(height_px=32, width_px=32, resize_px=0)
+    ),
+    optim=OptimConfig(learning_rate=3e-3),
+    classes=("dark", "light", "red"),
+    num_steps=20,
+)
+COLOURS = ((40, 40, 40), (210, 210, 210), (200, 30, 30))
+
+
+def noisy(count: int) -> dict[str, Tensor]:
+    """Pictures of three colours in turn, with noise."""
+    random = torch.Generator().manual_seed(0)
+    colours = torch.tensor(COLOURS).repeat(-(-count // 3), 1)[:count, None, None]
+    noise = torch.randint(-40, 41, (count, 32, 32, 3), generator=random)
+    pixels = (colours + noise).clamp(0, 255).to(torch.uint8)
+    return {"pixels": pixels, "target": torch.arange(count) % 3}
+
+
+def learnt(place: Place, precision: str) -> tuple[ClassifierLearner, list[float]]:
+    """A learner after twenty steps on this worker's part of a batch, and what it lowered."""
+    learner = ClassifierLearner(CONFIG)
+    learner.distribute(partial(shared_network, place=place, precision=precision))
+    batch = {name: each[place.rank :: place.num_workers] for name, each in noisy(24).items()}
+    return learner, [learner.step(batch)["objective"] for _ in range(CONFIG.num_steps)]
+
+
+def learn_in_bf16(rank: int, folder: str) -> None:
+    """One of two workers, in a process of its own."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        "gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2
+    )
+    place = Place(device=torch.device("cpu"), rank=rank, num_workers=2)
+    learner, lowered = learnt(place, "bf16")
+    torch.save((learner.descent.network.state_dict(), lowered), f"{folder}/{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+def test_a_network_learns_in_bf16_and_two_workers_learn_the_same(tmp_path: Path):
+    one, lowered = learnt(HERE, "bf16")
+    exact = learnt(HERE, "fp32")[1]
+    assert lowered[-1] < 0.5 * lowered[0]
+    assert lowered != exact
+    assert lowered[:5] == pytest.approx(exact[:5], abs=0.02)
+    assert one.evaluate(noisy(24))["correct"] >= 22
+    spawn(learn_in_bf16, (str(tmp_path),), nprocs=2)
+    (ours, first), (theirs, second) = (torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1))
+    assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    assert all(each.dtype == torch.float32 for each in ours.values())
+    both = (np.array(first) + np.array(second)) / 2  # a worker tells the loss of its own part
+    assert both[:5] == pytest.approx(np.array(lowered[:5]), abs=0.02)
