@@ -82,7 +82,7 @@ def as_training(
     learn_targets = targets(learn.truths, classes, "data")
     counts = np.bincount(learn_targets, minlength=len(classes))
     if whole:
-        refuse_empty(counts, classes)
+        refuse_empty(counts, classes, config.training)
     learner = ClassifierLearnerConfig(
         model=config.model,
         optim=config.optim,

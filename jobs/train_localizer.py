@@ -68,7 +68,8 @@ def as_training(
     classes = config.model.classes or tuple(found)
     truths = [truth_of(side, classes) for side in sides]
     if whole:
-        refuse_empty(np.bincount(truths[0]["target"], minlength=len(classes)), classes)
+        counts = np.bincount(truths[0]["target"], minlength=len(classes))
+        refuse_empty(counts, classes, config.training)
     learner = LocalizerLearnerConfig(
         model=config.model,
         optim=config.optim,

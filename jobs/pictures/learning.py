@@ -11,7 +11,12 @@ from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import StorageConfig
-from jobs.runtime.training import TrainingResources, decide_engine, read_examples
+from jobs.runtime.training import (
+    TrainingResources,
+    decide_engine,
+    read_examples,
+    refuse_too_large,
+)
 from vision_ops.decode import DecodeConfig
 from vision_ops.decoders import make_decoder
 from vision_ops.inputs import Inputs
@@ -83,11 +88,17 @@ def read_data(
 ) -> tuple[Examples, Examples]:
     """Examples to learn from and to validate on, of a request whose engine is decided.
 
+    Raises ValueError where they do not fit, TooManyFailedError where too many cannot be decoded.
     `whole_classes`: each class is on one side alone, as if it were the group of its examples.
     """
-    found = [
-        read_examples(plan, make_reading(where, request, plan), request.resources)
+    readings = [
+        make_reading(where, request, plan)
         for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
+    ]
+    refuse_too_large(plans, readings[0].decoder, request.resources)
+    found = [
+        read_examples(plan, reading, request.resources)
+        for plan, reading in zip(plans, readings, strict=True)
     ]
     escape: dict[str, str] = {}
     if whole_classes:

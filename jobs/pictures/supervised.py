@@ -19,8 +19,8 @@ from jobs.pictures.learning import (
     with_engine,
 )
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
-from jobs.runtime.examples import Examples, shared_pictures, whole_groups
-from jobs.runtime.learner import Learner, Metrics, Training, sample_of
+from jobs.runtime.examples import Examples, shared_pictures, some_of_each, whole_groups
+from jobs.runtime.learner import Learner, Metrics, Training, TrainingConfig
 from jobs.runtime.mixed import read_precision
 from jobs.runtime.plan import Plan
 from jobs.runtime.report import training as training_report
@@ -138,7 +138,7 @@ def make_training(
     if asked.max_examples and task.whole_classes:
         learn = learn.take(whole_groups(learn.groups, asked.max_examples, asked.seed))
     elif asked.max_examples:
-        learn = learn.take(sample_of(len(learn), asked.max_examples, asked.seed))
+        learn = learn.take(some_of_each(learn.truths, asked.max_examples, asked.seed))
     uri = run.path(START) if start else ""
     training = task.as_training(run, config, learn, validate, uri, True)
     classes = ""
@@ -173,10 +173,14 @@ def _make(
     return learner(replace(config, model=model), device)
 
 
-def refuse_empty(counts: np.ndarray, classes: Sequence[str]) -> None:
+def refuse_empty(counts: np.ndarray, classes: Sequence[str], asked: TrainingConfig) -> None:
     """Raise ValueError where a class has no picture to learn from."""
     if empty := [name for name, count in zip(classes, counts, strict=True) if not count]:
-        raise ValueError(f"data: no picture to learn from of {empty[:10]}")
+        few = asked.max_examples
+        raise ValueError(
+            f"data: no picture to learn from of {empty[:10]}"
+            + f"; training.max_examples {few} are few for {len(classes)} classes" * bool(few)
+        )
 
 
 def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None) -> str:

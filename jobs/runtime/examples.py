@@ -8,7 +8,7 @@ import hashlib
 import logging
 import pickle
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, replace
 from functools import cache
@@ -192,10 +192,11 @@ def _known(extent: Sequence[int], pixels: np.ndarray) -> tuple[tuple[int, ...], 
     return tuple(extent), int.from_bytes(digest)
 
 
-def decode_here(plan: Plan, reading: ReaderArgs) -> list[pa.Table]:
-    """Every slice of the plan, decoded in this process's own decoder child."""
+def decode_here(plan: Plan, reading: ReaderArgs) -> Iterator[pa.Table]:
+    """Every slice of the plan in turn, decoded in this process's own decoder child."""
     with closing(SliceReader(reading)) as reader:
-        return [_decode(reader, [piece]) for piece in plan.slices]
+        for piece in plan.slices:
+            yield _decode(reader, [piece])
 
 
 def decode_pieces(table: pa.Table, key: bytes) -> pa.Table:
@@ -244,6 +245,17 @@ def validation_part(
             f"--training.validation-fraction{escape}"
         )
     return kept
+
+
+def some_of_each(names: np.ndarray, wanted: int, seed: int) -> np.ndarray:
+    """Indices of `wanted` examples at random, of each name at least one while there are as many.
+
+    int64, rising. More of them hold the fewer, and are themselves the same in each attempt.
+    """
+    order = np.random.default_rng([seed, len(names)]).permutation(len(names))
+    first = np.zeros(len(names), bool)
+    first[np.unique(names[order], return_index=True)[1]] = True
+    return np.sort(np.concatenate([order[first], order[~first]])[:wanted])
 
 
 def whole_groups(groups: np.ndarray, wanted: int, seed: int) -> np.ndarray:

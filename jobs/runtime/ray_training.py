@@ -10,7 +10,7 @@ import pickle
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any, cast
@@ -26,11 +26,11 @@ from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from jobs.runtime.decoding import decoded_bytes
 from jobs.runtime.epochs import Show, run_worker
 from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_examples, rows_of
 from jobs.runtime.learner import Metrics, Place, StepsDone, Training
 from jobs.runtime.plan import Plan
+from jobs.runtime.progress import Progress, decoding_line
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.training import TrainingResources
 
@@ -40,20 +40,22 @@ STORE_SHARE = 0.8
 """part of Ray's object store that pictures may fill; beyond it Ray would spill them to disk"""
 
 
-def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
-    """Examples of every slice of the plan, decoded once by Ray Data's tasks. Starts or joins Ray.
-
-    Raises ValueError, with the numbers, where the pictures do not fit the object store; a source
-    that does not know its rows is not checked.
-    """
+def store_room(resources: TrainingResources) -> float:
+    """Bytes of pictures that fit Ray's object store on each node. Starts or joins Ray."""
     start_ray(resources.ray)
-    size = plan.rows * decoded_bytes(reading.decoder)
-    room = STORE_SHARE * ray.cluster_resources().get("object_store_memory", 0)
-    if size > room:
-        raise ValueError(
-            f"data.uri: its decoded pictures take {size / 1e9:.1f} GB, Ray's object store "
-            f"has room for {room / 1e9:.1f} GB; train on fewer or smaller pictures"
-        )
+    return STORE_SHARE * smallest_store(cast(list[dict[str, Any]], ray.nodes()))
+
+
+def smallest_store(nodes: Sequence[Mapping[str, Any]]) -> float:
+    """Bytes of the smallest object store among Ray's nodes on which a worker may stand."""
+    resources = [node["Resources"] for node in nodes if node["Alive"]]
+    stores = [each.get("object_store_memory", 0.0) for each in resources if each.get("CPU")]
+    return min(stores, default=0.0)
+
+
+def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
+    """Examples of every slice of the plan, decoded once by Ray Data's tasks. Needs Ray."""
+    start_ray(resources.ray)
     ray.data.DataContext.get_current().enable_progress_bars = False
     pieces = [pa.table({"slice": [pickle.dumps(piece)]}) for piece in plan.slices]
     dataset = ray.data.from_arrow(pieces).map_batches(
@@ -62,7 +64,12 @@ def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResource
         batch_format="pyarrow",
         num_cpus=1,
     )
-    blocks = dataset.materialize().to_arrow_refs()
+    blocks: list[Any] = []
+    with Progress(len(pieces), 0, decoding_line) as progress:
+        for bundle in dataset.iter_internal_ref_bundles():
+            for block in bundle.blocks:
+                blocks.append(block.ref)
+                progress.add(block.metadata.num_rows or 0, 0, 0)
     # where the block lies: its pixels are not sent to the driver
     told = ray.remote(num_cpus=1)(rows_of)
     rows = ray.get([told.remote(block) for block in blocks])

@@ -1,11 +1,14 @@
 """Training: how it is run, and where: Ray's workers, or this process."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
+import pyarrow as pa
 import torch
 
 from jobs.runtime.checkpoints import read_metrics
+from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.epochs import Show, run_worker
 from jobs.runtime.examples import (
     Examples,
@@ -21,10 +24,14 @@ from jobs.runtime.learner import (
     TrainingConfig,
     num_steps,
 )
+from jobs.runtime.memory import free_memory
 from jobs.runtime.plan import Plan
-from jobs.runtime.progress import Progress
+from jobs.runtime.progress import Progress, decoding_line
 from jobs.runtime.resources import Resources, usual_engine
 from jobs.runtime.teller import Teller
+
+MEMORY_SHARE = 0.8
+"""part of free memory that pictures may fill: the network wants some too"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,17 +93,47 @@ def decide_engine(resources: TrainingResources, rows: int) -> TrainingResources:
     return replace(resources, engine=usual_engine(rows) if one else "ray")
 
 
+def refuse_too_large(plans: Sequence[Plan], decoder: Decoder, resources: TrainingResources) -> None:
+    """Raise ValueError, with the numbers, where the decoded pictures of all plans do not fit.
+
+    On Ray every worker sees them all in the object store of its own node. A source that does not
+    know its rows counts for nothing here. Starts or joins Ray where it will be needed.
+    """
+    size = decoded_bytes(decoder) * sum(max(plan.rows, 0) for plan in plans)
+    if resources.engine == "ray":
+        from jobs.runtime.ray_training import store_room  # imports that `inline` does without
+
+        _refuse_above(store_room(resources), size, "Ray's object store on its smallest node")
+    else:
+        _refuse_above(MEMORY_SHARE * free_memory(), size, "this machine")
+
+
+def _refuse_above(room: float, size: float, place: str) -> None:
+    if size > room:
+        raise ValueError(
+            f"data.uri: the decoded pictures take {size / 1e9:,.1f} GB or more, {place} has room "
+            f"for {room / 1e9:,.1f} GB; train on fewer or smaller pictures"
+        )
+
+
 def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Every picture of the plan, decoded once and kept in memory.
 
-    Raises ValueError where they do not fit, TooManyFailedError where too many cannot be decoded.
+    Raises ValueError where they turn out not to fit (see `refuse_too_large`, which knows before),
+    TooManyFailedError where too many cannot be decoded.
     """
     assert resources.engine != "auto", "the caller decides, by all rows there are"
     if resources.engine == "ray":
         from jobs.runtime.ray_training import decode_in_tasks  # imports that `inline` does without
 
         return decode_in_tasks(plan, reading, resources)
-    blocks = decode_here(plan, reading)
+    room, held, blocks = MEMORY_SHARE * free_memory(), 0, list[pa.Table]()
+    with Progress(len(plan.slices), 0, decoding_line) as progress:
+        for block in decode_here(plan, reading):
+            blocks.append(block)
+            held += block.nbytes
+            _refuse_above(room, held, "this machine")
+            progress.add(1, 0, 0)
     rows = [rows_of(block) for block in blocks]
     return make_examples(plan, reading.decoder, blocks, rows, resources.max_failed_fraction)
 

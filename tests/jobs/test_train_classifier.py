@@ -6,7 +6,10 @@ import struct
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -15,6 +18,7 @@ from tensorboardX.proto import event_pb2
 from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import make_training
 from jobs.runtime.checkpoints import BEST, LAST, best_of
+from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
@@ -24,6 +28,7 @@ from tests.jobs.broken_off import metrics_of
 from tests.jobs.coloured import small, write_photos
 from vision_ops.card import read_card
 from vision_ops.checkpoint import load_checkpoint
+from vision_ops.learners.classify import ModelConfig
 from vision_ops.learners.optimizer import OptimConfig
 from vision_ops.preprocess import Preprocess
 
@@ -85,6 +90,38 @@ def test_best_checkpoint_is_of_the_last_epoch_that_chance_cannot_tell_from_the_l
     main(without_meaning(tmp_path / "photos", tmp_path / "short", epochs=int(best["epoch"])))
     kept, wanted = load_file(tmp_path / "long" / BEST), load_file(tmp_path / "short" / LAST)
     assert all(torch.equal(kept[name], wanted[name]) for name in wanted)
+
+
+def test_a_hundred_classes_are_all_among_few_examples(tmp_path: Path):
+    colours = {f"{number:03}": (2 * number, 99, 99) for number in range(100)}
+    config = small(write_photos(tmp_path / "photos", 6, colours), tmp_path / "out")
+    config = replace(config, training=TrainingConfig(epochs=1, batch_size=50, max_examples=120))
+    assert main(config).manifest["counts"]["learn"] == 120
+    few = replace(config, out=str(tmp_path / "few"))
+    few = replace(few, training=replace(few.training, max_examples=99))
+    with pytest.raises(ValueError, match=r"max_examples 99 are few for 100 classes"):
+        main(few)
+
+
+@pytest.mark.parametrize("engine", ["inline", pytest.param("ray", marks=pytest.mark.slow)])
+def test_pictures_that_do_not_fit_are_refused_before_they_are_decoded(
+    photos: Path, tmp_path: Path, engine: Any, request: pytest.FixtureRequest
+):
+    if engine == "ray":
+        request.getfixturevalue("local_ray")
+    picture = (photos / "red" / "001.png").read_bytes()
+    columns = {"image": [picture] * 10_000, "label": ["red", "blue"] * 5_000}
+    pq.write_table(pa.table(columns), tmp_path / "many.parquet")
+    wall = Preprocess(height_px=8192, width_px=8192, resize_px=0)  # 201 MB each
+    config = replace(
+        small(photos, tmp_path / "out"),
+        data=Source(uri=str(tmp_path / "many.parquet")),
+        model=ModelConfig(preprocess=wall),
+        resources=TrainingResources(engine=engine),
+    )
+    where = {"inline": "this machine", "ray": "Ray's object store on its smallest node"}[engine]
+    with pytest.raises(ValueError, match=rf"take 2,013.3 GB or more, {where} has room for "):
+        main(config)
 
 
 def test_fewer_examples_are_learnt_from_and_validation_stays(photos: Path, tmp_path: Path):

@@ -8,8 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from jobs.runtime.checkpoints import best_of
-from jobs.runtime.examples import class_names, held_out, targets
+from jobs.runtime.examples import class_names, held_out, some_of_each, targets
 from jobs.runtime.learner import TrainingConfig, num_steps
+from jobs.runtime.ray_training import smallest_store
 from jobs.runtime.training import TrainingResources, decide_engine
 
 
@@ -49,6 +50,32 @@ def test_share_kept_back_is_about_the_fraction_and_changes_with_the_seed():
     kept = held_out(ids, 0.1, seed=0)
     assert 430 < kept.sum() < 570
     assert 20 < (kept & held_out(ids, 0.1, seed=1)).sum() < 90
+
+
+@given(st.lists(st.integers(0, 5), min_size=1, max_size=60), st.integers(1, 70), st.integers(0, 9))
+def test_some_examples_are_of_every_class_and_fewer_are_among_more(
+    classes: list[int], wanted: int, seed: int
+):
+    names = np.array(classes).astype(np.str_)
+    chosen = some_of_each(names, wanted, seed)
+    assert len(chosen) == min(wanted, len(names))
+    assert np.array_equal(chosen, np.unique(chosen))
+    assert len(set(names[chosen])) == min(wanted, len(set(classes)))
+    assert set(chosen) <= set(some_of_each(names, wanted + 1, seed))
+
+
+def test_a_rare_class_is_among_few_examples():
+    names = np.array(["common"] * 990 + [f"rare {number}" for number in range(10)])
+    assert len(set(names[some_of_each(names, 20, seed=0)])) == 11
+
+
+def test_smallest_object_store_counts_where_workers_may_stand():
+    def node(store: float, *, alive: bool = True, cpus: float = 2.0) -> dict[str, Any]:
+        return {"Alive": alive, "Resources": {"CPU": cpus, "object_store_memory": store}}
+
+    nodes = [node(9e9), node(4e9), node(1e9, alive=False), node(2e9, cpus=0)]
+    assert smallest_store(nodes) == 4e9
+    assert smallest_store([]) == 0
 
 
 def test_classes_are_sorted_by_number_where_they_are_numbers():
