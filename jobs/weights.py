@@ -3,8 +3,8 @@
     python -m jobs.weights import --network torchvision:squeezenet1_1 --state X.pth \\
         --classes imagenet --transform imagenet --licence Apache-2.0 --out Y.safetensors
     python -m jobs.weights import --network onnx --state X.onnx --classes names.txt --out Y.onnx
-    python -m jobs.weights import --network mobilefacenet --state mobilefacenet.pt \\
-        --transform mobilefacenet --licence Apache-2.0 --out faces.safetensors
+    python -m jobs.weights import --network mobilefacenet --state m.pt --transform mobilefacenet \\
+        --licence 'Apache-2.0 (code), MS-Celeb-1M (data): research only' --out faces.safetensors
     python -m jobs.weights import --network face_detector:mtcnn --state pnet.pt,rnet.pt,onet.pt \\
         --licence MIT --out mtcnn.safetensors
     python -m jobs.weights show Y.safetensors
@@ -18,6 +18,7 @@ reads    a state file (.pth, .pt, .safetensors, .onnx), or weights by name: a ch
 writes   import: one checkpoint, weights and card in one file; pull: the cache ($ARGUS_CACHE)
 """
 
+import logging
 import sys
 import tempfile
 from dataclasses import dataclass, fields, replace
@@ -48,6 +49,8 @@ from vision_ops.weights.face_detectors import (
 )
 from vision_ops.weights.hub import imagenet_classes
 from vision_ops.weights.licence import UNKNOWN
+
+logger = logging.getLogger(__name__)
 
 TRANSFORMS: dict[str, Preprocess] = {
     "imagenet": Preprocess(),
@@ -111,7 +114,8 @@ class Import:
     activation: str = "relu"
     """relu, sigmoid or tanh; networks of ours only"""
     licence: str = UNKNOWN
-    """of the weights"""
+    """of the weights, and what the pictures that they learnt from allow ("research only"): the card
+    says it, and weights that rule out commercial use are refused without --accept-licence"""
     source: str = ""
     """where the weights come from; empty: the state file's name"""
     storage: StorageConfig = StorageConfig()
@@ -191,6 +195,11 @@ def main(config: Import | Show | Verify | Pull) -> None:
 
 def import_weights(config: Import) -> dict[str, str]:
     """Write the checkpoint; returns what `show` would say of it."""
+    if config.licence == UNKNOWN:
+        logger.warning(
+            "licence: not said, and so %s can be used for anything unasked; --licence says it",
+            config.out,
+        )
     storage, out = Storage(config.storage), absolute(config.out)
     with tempfile.TemporaryDirectory() as folder:
         made = Path(folder) / Path(out).name

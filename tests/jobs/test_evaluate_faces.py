@@ -317,6 +317,8 @@ def test_the_calibration_is_of_the_run_and_a_second_run_does_the_same(tmp_path: 
     by_far = {point.target_far: point.threshold for point in found.pairs.points}
     assert calibration.threshold_for_far(0.01) == by_far[0.01]
     assert calibration.threshold_for_fpir(0.3, 39) > calibration.threshold_for_fpir(0.3, 5)
+    assert [each.faces_per_person for each in calibration.searches] == pytest.approx([1, 2, 3])
+    assert "for templates of 1, 2, 3 faces a person" in Path(found.report).read_text()
     before = [written.read_bytes(), Path(found.report).read_bytes()]
     evaluate(tmp_path, images)
     assert [written.read_bytes(), Path(found.report).read_bytes()] == before

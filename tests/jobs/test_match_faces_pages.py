@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from jobs import evaluate
 from jobs.match_faces import main
 from jobs.pictures.faces.matching.requests import (
     Cluster,
@@ -71,6 +72,15 @@ def test_bars_stand_where_the_scores_are(
         near = 1e-5  # two bars share an edge
         assert count <= ((scores >= start - near) & (scores <= end + near)).sum()
     assert sum(count > 0 for _, _, count in bars) > 3
+
+
+def test_so_does_the_page_of_their_evaluation(
+    asked: dict[str, Identify | Verify | Cluster], tmp_path: Path
+):
+    evaluate.main(evaluate.Config(run=asked["verify"].run, out=str(tmp_path / "judged")))
+    page = (tmp_path / "judged" / "report" / "index.html").read_text()
+    for words in ("made.safetensors", "found.safetensors", "CC-BY-NC-4.0"):
+        assert words in page[page.index("<h2>Embedder</h2>") :]
 
 
 @pytest.mark.parametrize("kind", ["identify", "verify", "cluster"])

@@ -79,6 +79,18 @@ def test_import_takes_three_states_or_their_folder_and_writes_the_same(tmp_path,
     assert "loads, looks for faces" in capsys.readouterr().out
 
 
+def test_an_import_without_a_licence_is_told_what_that_means(tmp_path, caplog):
+    save_mtcnn(tmp_path)
+    asked = Import(
+        network="face_detector:mtcnn", state=str(tmp_path), out=f"{tmp_path}/m.safetensors"
+    )
+    main(asked)
+    assert "licence: not said, and so" in caplog.text
+    caplog.clear()
+    main(replace(asked, licence="MIT"))
+    assert not caplog.text
+
+
 def test_onnx_detectors_carry_card_and_format(tmp_path, capsys):
     path = save_yunet(tmp_path)
     main(Verify(name=str(path)))

@@ -83,9 +83,15 @@ def verification_page(run: Run, numbers: Numbers, shown: Shown) -> bytes:
         ),
         *_left_out(numbers["counts"], shown),
         Section(title="Embedder", facts=facts_of(run.manifest["embedder"])),
+        *_detector(run),
         *about(run),
     ]
     return page(f"Evaluation of {title_of(run)}", run.uri, list(_figures(numbers)), sections)
+
+
+def _detector(run: Run) -> list[Section]:
+    detector = run.manifest.get("detector")
+    return [Section(title="Detector", facts=facts_of(detector))] if detector else []
 
 
 def _templates(faces_per_person: Sequence[float]) -> str:
