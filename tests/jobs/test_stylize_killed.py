@@ -5,12 +5,15 @@ import random
 import signal
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from sklearn.datasets import load_sample_images
 
+from jobs.runtime.drawn import read_pictures
 from jobs.runtime.resources import Resources
 from jobs.runtime.sources.origin import Source
+from jobs.runtime.storage import Storage
 from jobs.stylize import Config, main
 from tests.jobs.killed import END_S, RAY, Attempt, descendants, parts_of, wait_for_parts
 from tests.untrained import save_untrained
@@ -19,6 +22,11 @@ from vision_ops.style.gatys_config import GatysConfig
 
 FOLDERS = ("", "a b", "ü/é/ß", "100%", "x#y", "deep/er/and/deeper")
 NUM_PICTURES = 30
+BAD = {
+    "a b/no picture.jpg": b"no picture",
+    "empty.png": b"",
+    "100%/cut off.jpg": b"\xff\xd8\xff\xe0",
+}
 STEPS = 3
 
 
@@ -32,12 +40,14 @@ def draw_pictures(folder: Path) -> None:
         path = folder / FOLDERS[number % len(FOLDERS)] / name
         path.parent.mkdir(parents=True, exist_ok=True)
         part.save(path)
+    for name, data in BAD.items():
+        (folder / name).write_bytes(data)
 
 
-@pytest.fixture(scope="module")
-def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
+@pytest.fixture(scope="module", params=["files", "archives"])
+def attempt(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureRequest) -> Attempt:
     """A run of stylize; it was at `out` beside it, for rows tell where their pictures lie."""
-    root = tmp_path_factory.mktemp("killed")
+    root, archives = tmp_path_factory.mktemp("killed"), request.param == "archives"
     draw_pictures(root / "in")
     Image.fromarray(load_sample_images().images[1][:64, :64]).save(root / "style.png")
     op = StylizeConfig(
@@ -48,11 +58,12 @@ def attempt(tmp_path_factory: pytest.TempPathFactory) -> Attempt:
     )
     data = Source(uri=str(root / "in"), slice_rows=2)
     inline = Resources(engine="inline")
-    main(Config(data=data, op=op, resources=inline, out=str(root / "out")))
+    main(Config(data=data, op=op, resources=inline, archives=archives, out=str(root / "out")))
     (root / "out").rename(root / "undisturbed")
     options = ["--data.uri", data.uri, "--data.slice-rows", "2", "--op.longest-px", "48"]
     options += ["--op.weights", op.weights, "--op.styles", *op.styles]
     options += ["--op.gatys.steps", str(STEPS), "--op.gatys.levels", "1"]
+    options += ["--archives"] if archives else []
     return Attempt(job="jobs.stylize", options=options, undisturbed=root / "undisturbed")
 
 
@@ -85,5 +96,9 @@ def test_a_run_killed_twice_and_finished_has_the_tree_of_an_undisturbed_one(atte
     assert again.returncode == 0, (out.parent / "out.log").read_text()
     assert parts_of(out) == parts_of(attempt.undisturbed)
     assert images_of(out) == images_of(attempt.undisturbed)
-    assert len(images_of(out)) == NUM_PICTURES
-    assert "x%23y/0 photo.jpg" in images_of(out)
+    rows = pq.read_table(out / "results").to_pylist()
+    assert {row["id"] for row in rows if row["status"] == "failed"} == set(BAD)
+    found = read_pictures(Storage(None), [row["image_uri"] for row in rows if row["image_uri"]])
+    assert len(found) == NUM_PICTURES
+    names = {uri.partition("/images/")[2].rpartition("#")[2] for uri in found}
+    assert "x%23y/0 photo.jpg" in names
