@@ -43,8 +43,9 @@ SCHEMA = pa.schema(
         ("top_similarities", pa.list_(pa.float32())),
     ]
 )
-"""enrolled: this very face is in the gallery; match: null is unknown; similarity, probability: of
-the nearest person"""
+"""enrolled: this very face is in the gallery; match: null is unknown; similarity: of the nearest
+person; probability: that two pictures as alike show one person, if half of all pairs do. Templates
+of several pictures are more like everybody, which makes it too high"""
 
 
 @dataclass(frozen=True, kw_only=True)
