@@ -223,7 +223,8 @@ def test_a_loss_at_the_margin_is_a_collapse_where_the_distances_are_far_below_it
     said = collapse({"distance": 2e-3, "objective": 0.2}, triplets)
     assert "any two are 2.0e-03 apart, less than 0.1 of the margin" in said
     assert "the loss stays at 0.2000, the margin is 0.2" in said
-    for distance, loss in ((0.6, 0.2), (2e-3, 0.19), (0.03, 0.2001)):  # on its way down, or up
+    # on its way down, or up; the last as the default training is in its second epoch, and learns
+    for distance, loss in ((0.6, 0.2), (2e-3, 0.19), (0.03, 0.2001), (0.0714, 0.2006)):
         assert collapse({"distance": distance, "objective": loss}, triplets) == ""
     assert collapse({"distance": 2e-3, "objective": 0.2}, ContrastiveConfig()) == ""
 
