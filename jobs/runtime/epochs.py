@@ -46,8 +46,9 @@ Show = Callable[["StepsDone | Metrics"], None]
 """told of steps, and of each epoch by its metrics"""
 
 
-def run_worker(training: Training, place: Place, show: Show = lambda _: None) -> None:
-    """All that is still to do, in one worker.
+def run_worker(training: Training, place: Place, show: Show = lambda _: None) -> list[Metrics]:
+    """All that is still to do, in one worker; returns the metrics of each epoch, of this attempt
+    and of earlier ones, the same in every worker but for times.
 
     Raises FloatingPointError where numbers are none any more, see `jobs.runtime.divergence`.
     """
@@ -95,6 +96,7 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
             if training.tensorboard:
                 put_events(training, metrics)
         show(metrics)
+    return state.history
 
 
 def batch_size(training: Training, place: Place) -> int:

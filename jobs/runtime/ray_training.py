@@ -21,7 +21,7 @@ import ray.data
 import ray.train
 import ray.train.torch
 import torch
-from ray.train import FailureConfig, RunConfig, ScalingConfig, TrainingFailedError
+from ray.train import FailureConfig, Result, RunConfig, ScalingConfig, TrainingFailedError
 from ray.train.torch import TorchTrainer
 from ray.util.queue import Queue
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
@@ -76,8 +76,13 @@ def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResource
     return make_examples(plan, reading.decoder, blocks, rows, resources.max_failed_fraction)
 
 
-def run_workers(training: Training, resources: TrainingResources, show: Show) -> None:
-    """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised."""
+def run_workers(training: Training, resources: TrainingResources, show: Show) -> Result:
+    """Train in Ray Train's workers; Ray is up. Raises what the code of a worker raised.
+
+    The result's `return_value` is what `run_worker` returned in the first worker. Its `metrics`
+    are empty: Ray keeps those of its own checkpoints alone, and there are none. `fit` reads what
+    lies in the run directory instead, as any later attempt does.
+    """
     share = make_share(resources)
     logger.info("ray: %d workers of %s", resources.num_workers, share)
     # beside the driver: it ends with no node but that one
@@ -100,7 +105,7 @@ def run_workers(training: Training, resources: TrainingResources, show: Show) ->
         )
         usual = signal.getsignal(signal.SIGINT)
         try:
-            trainer.fit()
+            return trainer.fit()
         except TrainingFailedError as failure:
             raise _cause(failure) from failure
         except SystemExit as stopped:  # Ray's own answer to Ctrl-C: it has ended the workers
@@ -160,7 +165,7 @@ def _even_share(workers: int) -> int:
     return max(1, (min(cpus) - 1) // math.ceil(workers / len(cpus)))
 
 
-def _work(config: dict[str, Any]) -> None:
+def _work(config: dict[str, Any]) -> list[Metrics]:
     torch.set_num_threads(config["threads"])
     context = ray.train.get_context()
     place = Place(
@@ -171,15 +176,16 @@ def _work(config: dict[str, Any]) -> None:
 
     def show(message: StepsDone | Metrics) -> None:
         if not isinstance(message, StepsDone):
-            ray.train.report(message)  # every worker does: Ray's Result has the last epoch's
+            ray.train.report(message)  # every worker does: for Ray's dashboard and callbacks
         if place.rank == 0:
             config["told"].put(message)
 
     try:
-        run_worker(config["training"], place, show)
+        return run_worker(config["training"], place, show)
     except FloatingPointError as error:  # all workers raise it alike: a restart would not help
         if place.rank == 0:
             config["told"].put(error)
+        return []
 
 
 def _cause(failure: BaseException) -> BaseException:

@@ -14,6 +14,7 @@ from torch.multiprocessing.spawn import spawn
 from jobs.runtime.epochs import evaluate
 from jobs.runtime.examples import Pictures
 from jobs.runtime.learner import Place, Training, TrainingConfig
+from jobs.runtime.ray_training import run_workers
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.training import TrainingResources, fit
 from jobs.train_classifier import TASK, Config, main
@@ -107,3 +108,15 @@ def test_two_workers_see_each_image_once_and_know_the_same_of_all(photos: Path, 
         assert sorted(one["seen"]) == list(range(count))
         assert np.array_equal(one["seen"], two["seen"])
         assert one["count"] == two["count"] == count
+
+
+@pytest.mark.slow
+def test_result_of_ray_train_has_the_metrics_of_every_epoch(
+    local_ray: None, photos: Path, tmp_path: Path
+):
+    resources = TrainingResources(engine="ray", cpus_per_worker=1)
+    training = prepared(replace(small(photos, tmp_path), resources=resources), TASK)
+    result = run_workers(training, resources, lambda _: None)
+    assert result.error is None
+    assert len(metrics_of(tmp_path)) == 3
+    assert result.return_value == metrics_of(tmp_path)
