@@ -6,7 +6,7 @@ import pytest
 
 from jobs import train_classifier
 from jobs.make_samples import Config, main
-from tests.jobs.coloured import small, write_photos
+from tests.jobs.coloured import long_epochs, small, write_photos
 
 
 @pytest.fixture(scope="session")
@@ -28,4 +28,12 @@ def trained(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished training on them; written to by no test."""
     out = tmp_path_factory.mktemp("trained")
     train_classifier.main(small(photos, out))
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained_long(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished training of two long epochs on them; written to by no test."""
+    out = tmp_path_factory.mktemp("long")
+    train_classifier.main(long_epochs(photos, out))
     return out

@@ -30,14 +30,6 @@ from tests.jobs.coloured import long_epochs, small
 from vision_ops.learners.classify import ClassifierLearner
 
 
-@pytest.fixture(scope="module")
-def undisturbed(photos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished training of two long epochs."""
-    out = tmp_path_factory.mktemp("long")
-    main(long_epochs(photos, out))
-    return out
-
-
 @pytest.fixture
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one with each step that is taken in this process."""
@@ -68,14 +60,14 @@ def test_interrupted_training_ends_with_the_bytes_of_an_undisturbed_one(
 
 @pytest.mark.parametrize(("steps", "lost"), [(9, 9), (13, 3), (19, 9), (20, 0)])
 def test_training_killed_within_an_epoch_goes_on_within_it_bit_for_bit(
-    undisturbed: Path, photos: Path, tmp_path: Path, steps: int, lost: int, taken: list[int]
+    trained_long: Path, photos: Path, tmp_path: Path, steps: int, lost: int, taken: list[int]
 ):
     with pytest.raises(Killed):
         fit_with(long_epochs(photos, tmp_path), TASK, steps, die_here)
     taken.clear()
     main(long_epochs(photos, tmp_path))
-    assert len(taken) == steps_of(undisturbed) - steps + lost
-    assert_same_training(tmp_path, undisturbed)
+    assert len(taken) == steps_of(trained_long) - steps + lost
+    assert_same_training(tmp_path, trained_long)
 
 
 def dying_in_evaluation(training: Training, device: torch.device) -> Learner:
@@ -85,7 +77,7 @@ def dying_in_evaluation(training: Training, device: torch.device) -> Learner:
 
 
 def test_training_killed_while_it_evaluates_repeats_no_step(
-    undisturbed: Path, photos: Path, tmp_path: Path, taken: list[int]
+    trained_long: Path, photos: Path, tmp_path: Path, taken: list[int]
 ):
     training = prepared(config := long_epochs(photos, tmp_path), TASK)
     with pytest.raises(Killed):
@@ -93,21 +85,21 @@ def test_training_killed_while_it_evaluates_repeats_no_step(
             replace(training, make_learner=partial(dying_in_evaluation, training)), config.resources
         )
     main(config)
-    assert len(taken) == steps_of(undisturbed)
-    assert_same_training(tmp_path, undisturbed)
+    assert len(taken) == steps_of(trained_long)
+    assert_same_training(tmp_path, trained_long)
 
 
 @pytest.mark.slow
 def test_killed_worker_of_ray_train_is_started_anew_and_loses_no_bit(
-    local_ray: None, undisturbed: Path, photos: Path, tmp_path: Path
+    local_ray: None, trained_long: Path, photos: Path, tmp_path: Path
 ):
     resources = TrainingResources(engine="ray", cpus_per_worker=1, checkpoint_every_s=0)
     config = replace(long_epochs(photos, tmp_path / "killed"), resources=resources)
     tally = tmp_path / "tally"
     fit_with(config, TASK, 13, partial(die_once, tmp_path / "died"), tally)
     assert (tmp_path / "died").exists()
-    assert tally.stat().st_size == steps_of(undisturbed) + 3
-    assert_same_training(tmp_path / "killed", undisturbed)
+    assert tally.stat().st_size == steps_of(trained_long) + 3
+    assert_same_training(tmp_path / "killed", trained_long)
 
 
 @pytest.mark.slow
@@ -132,12 +124,12 @@ def test_killed_worker_of_two_takes_both_back_to_what_was_kept_and_loses_no_bit(
 
 
 @pytest.mark.slow
-def test_lost_node_costs_no_bit(undisturbed: Path, photos: Path, tmp_path: Path):
+def test_lost_node_costs_no_bit(trained_long: Path, photos: Path, tmp_path: Path):
     command = [sys.executable, "-m", "tests.jobs.lose_a_node", str(photos), str(tmp_path / "out")]
     environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
     subprocess.run(command, check=True, timeout=300, env=environment)
     assert (tmp_path / "out.node").read_text()
-    assert_same_training(tmp_path / "out", undisturbed)
+    assert_same_training(tmp_path / "out", trained_long)
 
 
 @pytest.mark.slow

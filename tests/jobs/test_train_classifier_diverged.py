@@ -78,12 +78,13 @@ def poisoned(training: Training, steps: int, device: torch.device) -> Learner:
 
 
 @pytest.mark.parametrize("place", ["kept", "end of an epoch", "end"])
-def test_what_an_update_spoilt_is_not_kept(photos: Path, tmp_path: Path, place: str):
+def test_what_an_update_spoilt_is_not_kept(
+    trained_long: Path, photos: Path, tmp_path: Path, place: str
+):
     """Its own loss, of the weights before it, is fine: in the tenth step, after which state is
     kept, or in the last of an epoch.
     """
-    main(long_epochs(photos, tmp_path / "undisturbed"))
-    training = prepared(config := long_epochs(photos, tmp_path / "spoilt"), TASK)
+    training = prepared(config := long_epochs(photos, tmp_path), TASK)
     an_epoch = len(training.learn) // config.training.batch_size
     steps = {"kept": an_epoch + 10, "end of an epoch": an_epoch, "end": 2 * an_epoch}[place]
     epochs = (steps - 1) // an_epoch
@@ -97,4 +98,4 @@ def test_what_an_update_spoilt_is_not_kept(photos: Path, tmp_path: Path, place: 
             weights = load_file(Path(config.out) / name)
             assert all(each.isfinite().all() for each in weights.values())
     main(config)
-    assert_same_training(tmp_path / "spoilt", tmp_path / "undisturbed")
+    assert_same_training(tmp_path, trained_long)
