@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 import torch
+from hypothesis import HealthCheck, settings
 from jaxtyping import install_import_hook
 from moto.server import ThreadedMotoServer
 
@@ -15,6 +16,10 @@ from jobs.runtime.ray_start import start_ray
 from jobs.runtime.resources import Resources
 from jobs.runtime.storage import Storage, StorageConfig
 from tests import shapes
+
+# no test asserts a time: neither of one example nor of making them
+settings.register_profile("argus", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("argus")
 
 TENSOR_CODE = [
     f"vision_ops.{name}"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -180,7 +180,6 @@ def test_memory_of_a_summary_does_not_grow_with_its_rows() -> None:
     cuts=st.lists(st.integers(0, 60), max_size=4),
     sign=st.sampled_from([-1, 1]),
 )
-@settings(deadline=None)
 def test_extremes_equal_sorting_whatever_the_batches(
     values: list[int], cuts: list[int], sign: int
 ) -> None:

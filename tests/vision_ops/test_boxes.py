@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 from torchvision.ops import box_iou
@@ -120,7 +120,6 @@ def test_sums_by_class_are_those_of_a_loop():
     np.testing.assert_allclose(result.class_accuracy, [0.5, 0.5, np.nan])
 
 
-@settings(deadline=None)
 @given(cut=st.integers(0, 30), seed=st.integers(0, 99))
 def test_any_batching_and_merging_gives_the_same_numbers(cut, seed):
     random = np.random.default_rng(seed)

@@ -215,7 +215,7 @@ def test_a_hole_of_the_size_of_what_is_lost_is_found(clips, way: str):
     assert decode(data[:half] + bytes(len(data) - half))[1].startswith("corrupt")
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=12),
@@ -231,7 +231,7 @@ def test_damaged_bytes_never_raise(clips, way, changes, near_start):
     assert len(reason) < 300
 
 
-@settings(deadline=None, max_examples=100)
+@settings(max_examples=100)
 @given(
     start=st.sampled_from(
         [b"\0\0\0\x18ftypisom", b"\0\0\0\x08moov", b"RIFF\xff\0\0\0AVI ", b"\x1a\x45\xdf\xa3"]

@@ -54,7 +54,7 @@ def test_every_frame_is_the_one_that_decoding_from_the_start_gives(clips, whole,
     assert np.array_equal(np.stack(frames_at(clips[way], list(range(NUM_FRAMES)))), frames)
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     way=st.sampled_from(sorted(WAYS)),
     numbers=st.lists(st.integers(0, NUM_FRAMES - 1), min_size=1, max_size=6).map(sorted),

@@ -231,7 +231,7 @@ ENCODED = {
 WHOLE = {name: decode(data) for name, data in ENCODED.items()}
 
 
-@settings(deadline=None, max_examples=400)
+@settings(max_examples=400)
 @given(name=st.sampled_from(sorted(ENCODED)), part=st.floats(0, 1), from_end=st.booleans())
 def test_truncated_file_is_refused_or_else_whole(name, part, from_end):
     data = ENCODED[name]
@@ -243,7 +243,7 @@ def test_truncated_file_is_refused_or_else_whole(name, part, from_end):
         assert reason or kept >= len(data) - 16  # an end marker, a checksum and an IEND chunk
 
 
-@settings(deadline=None, max_examples=600)
+@settings(max_examples=600)
 @given(
     name=st.sampled_from(sorted(ENCODED)),
     changes=st.lists(st.tuples(st.floats(0, 1), st.integers(0, 255)), min_size=1, max_size=12),
@@ -259,7 +259,7 @@ def test_corrupted_file_never_raises(name, changes, near_start):
     assert len(reason) < 300
 
 
-@settings(deadline=None, max_examples=200)
+@settings(max_examples=200)
 @given(
     start=st.sampled_from(
         [b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF89a", b"BM", b"II*\0", b"MM\0*", b"II+\0"]

@@ -36,7 +36,7 @@ def decoded(data: bytes, longest_px: int, mode: str = "fast") -> tuple[np.ndarra
 
 
 @given(width=st.integers(1, 90), height=st.integers(1, 90), orientation=st.integers(1, 8))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_picture_that_fits_keeps_every_pixel(width: int, height: int, orientation: int):
     data = encoded(width, height, orientation, "PNG")
     pixels, extent = decoded(data, 96)

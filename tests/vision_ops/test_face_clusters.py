@@ -21,7 +21,7 @@ def faces_of(seed: int, people: int, each: int, noise: float) -> np.ndarray:
     return np.stack([image.faces[0].embedding for image in images])
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     seed=st.integers(0, 9999),
     people=st.integers(1, 8),
@@ -47,7 +47,7 @@ def test_average_linkage_by_parts_is_that_of_all_faces_at_once(
     assert groups(labels) == groups(whole.labels_)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(seed=st.integers(0, 9999), threshold=st.floats(0.05, 0.95), min_faces=st.integers(1, 5))
 def test_dbscan_over_the_graph_is_that_over_all_distances(
     seed: int, threshold: float, min_faces: int

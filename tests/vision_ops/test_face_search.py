@@ -31,7 +31,7 @@ def crowded(seed: int, count: int, size: int) -> np.ndarray:
     return unit(few[rng.integers(0, len(few), count)] + rng.choice([0, 1e-8], (count, 1)))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     seed=st.integers(0, 9999),
     num_probes=st.integers(0, 9),
@@ -97,7 +97,7 @@ def test_nobody_to_search_among_gives_nobody():
         nearest(some, some, 0)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), count=st.integers(0, 50), threshold=st.floats(-1, 1))
 def test_neighbours_are_all_pairs_that_reach_the_threshold(seed: int, count: int, threshold: float):
     faces = crowded(seed, count, 3) if count else np.zeros((0, 3), np.float32)

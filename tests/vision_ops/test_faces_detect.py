@@ -241,7 +241,7 @@ def test_windows_are_moved_by_parts_of_their_sides_then_squared():
 
 
 @given(seed=st.integers(0, 9999), count=st.integers(0, 40), iou=st.sampled_from([0.2, 0.5, 0.8]))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_of_faces_that_overlap_the_surest_is_kept(seed, count, iou):
     draw = np.random.default_rng(seed)
     corner = draw.uniform(-20, 60, (count, 2))

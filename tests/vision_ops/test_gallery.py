@@ -139,7 +139,7 @@ def test_a_picture_that_another_run_embedded_anew_counts_once(tmp_path: Path):
     assert gallery.enrol([("Somebody", replace(again[1][1], run="r3"))]).replaced == 0
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     order=st.permutations(range(10)),
     steps=st.lists(st.integers(1, 4), min_size=1, max_size=6),

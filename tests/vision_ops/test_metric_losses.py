@@ -81,7 +81,7 @@ def test_mined_triplets_equal_a_loop_over_all_of_them(mining: Any, seed: int):
     assert loss(e, TARGETS).item() == pytest.approx(np.mean(losses), abs=1e-5)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(seed=st.integers(0, 999), margin=st.floats(0.05, 1.5))
 def test_triplet_loss_is_zero_if_and_only_if_every_margin_holds(seed: int, margin: float):
     e = embeddings(seed)

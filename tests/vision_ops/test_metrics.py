@@ -49,7 +49,7 @@ tables = st.tuples(
 
 
 @given(table=tables)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_counts_and_averages_equal_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
     truth, scores = table
     found, labels = accumulate(truth, scores), rank(scores)[0][:, 0]
@@ -71,7 +71,7 @@ def test_counts_and_averages_equal_scikit_learn(table: tuple[np.ndarray, np.ndar
 
 
 @given(table=tables)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_top_k_and_log_loss_equal_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
     truth, scores = table
     found, classes = accumulate(truth, scores), np.arange(scores.shape[1])
@@ -85,7 +85,7 @@ def test_top_k_and_log_loss_equal_scikit_learn(table: tuple[np.ndarray, np.ndarr
 
 
 @given(table=tables)
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_roc_curves_equal_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> None:
     truth, scores = table
     roc = accumulate(truth, scores).roc
@@ -110,7 +110,7 @@ def test_roc_curves_equal_scikit_learn(table: tuple[np.ndarray, np.ndarray]) -> 
 
 
 @given(table=tables)
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_calibration_error_equals_a_loop_over_bins(table: tuple[np.ndarray, np.ndarray]) -> None:
     truth, scores = table
     labels, ranked = rank(scores)
@@ -153,7 +153,7 @@ def numbers(result: ClassificationResult) -> list[np.ndarray]:
     seed=st.integers(0, 99),
     max_values=st.sampled_from([8, 20, 100_000]),
 )
-@settings(deadline=None, max_examples=60)
+@settings(max_examples=60)
 def test_any_batching_and_merge_order_gives_identical_numbers(
     table: tuple[np.ndarray, np.ndarray], cuts: list[int], seed: int, max_values: int
 ) -> None:
@@ -181,7 +181,7 @@ def roc_of(truth: np.ndarray, scores: np.ndarray, max_values: int) -> Roc:
 
 
 @given(seed=st.integers(0, 9999), max_values=st.integers(6, 200))
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 def test_roc_beyond_its_memory_says_so_and_bounds_its_error(seed: int, max_values: int) -> None:
     rng = np.random.default_rng(seed)
     truth = rng.integers(0, 3, 200)

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from vision_ops.learners.people import draw_people
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(
     counts=st.lists(st.integers(1, 9), min_size=3, max_size=12),
     people=st.integers(2, 3),

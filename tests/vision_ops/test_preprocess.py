@@ -47,7 +47,7 @@ def test_fit_equals_torchvision(method, size, target):
     assert np.array_equal(np.asarray(fit(image, preprocess)), by_torchvision(image, preprocess))
 
 
-@settings(deadline=None, max_examples=150)
+@settings(max_examples=150)
 @given(
     size=st.tuples(st.integers(1, 90), st.integers(1, 90)),
     crop=st.tuples(st.integers(1, 70), st.integers(1, 70)),

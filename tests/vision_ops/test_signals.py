@@ -113,7 +113,7 @@ def test_a_larger_file_or_signal_than_allowed_is_refused():
     assert "more than the 6 allowed" in decode(data, RAW, max_megapixels=6e-6)[1]
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.binary(max_size=200), cut=st.integers(0, 200), place=st.integers(0, 150))
 def test_no_bytes_raise(data: bytes, cut: int, place: int):
     whole = npy(np.arange(8.0).reshape(4, 2))

@@ -78,7 +78,7 @@ def test_the_papers_convention_is_eq_4_over_loops():
     assert found == pytest.approx(tutorial, 1e-9)
 
 
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(
     channels=st.integers(1, 5),
     height=st.integers(2, 9),

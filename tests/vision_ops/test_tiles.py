@@ -113,7 +113,7 @@ def test_costs_of_tiles_in_float32_are_those_of_the_whole_to_1e_4(residual: str)
 
 
 @given(height=st.integers(20, 110), width=st.integers(20, 110))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_each_position_is_in_one_tile(tiled: TiledFeatures, height: int, width: int):
     picture = images(height, width)
     expected = tiled.features(picture)

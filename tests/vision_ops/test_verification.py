@@ -104,7 +104,7 @@ def test_scores_outside_the_grid_count_at_its_ends() -> None:
     assert COSINE.threshold(1) == -1.0
 
 
-@settings(deadline=None, max_examples=40)
+@settings(max_examples=40)
 @given(
     values=st.lists(st.floats(-1, 1, width=32), min_size=1, max_size=60),
     places=st.lists(st.integers(1, COSINE.size), min_size=1, max_size=20),
@@ -124,7 +124,7 @@ def test_the_lowest_index_lets_through_no_more_than_its_share() -> None:
     assert [lowest_index(above, s) for s in (1.0, 0.5, 0.49, 0.1, 0.09)] == [1, 2, 3, 4, 5]
 
 
-@settings(deadline=None, max_examples=10)
+@settings(max_examples=10)
 @given(cuts=st.lists(st.integers(0, 500), max_size=4), seed=st.integers(0, 9))
 def test_pieces_and_merges_give_what_the_whole_gives(cuts: list[int], seed: int) -> None:
     scores, same = made(500, seed)

@@ -145,7 +145,7 @@ def test_a_claimed_size_takes_no_memory():
     assert "megabytes" in decode(WHOLE, max_megabytes=1e-4)[1]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(place=st.integers(0, 360), junk=st.binary(min_size=1, max_size=8), packed=st.booleans())
 def test_damaged_bytes_never_raise(place: int, junk: bytes, packed: bool):
     data = WHOLE[:place] + junk + WHOLE[place + len(junk) :]
@@ -153,7 +153,7 @@ def test_damaged_bytes_never_raise(place: int, junk: bytes, packed: bool):
     assert reason or np.isfinite(out).all()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(place=st.integers(2, len(PACKED) - 1), junk=st.binary(min_size=1, max_size=8))
 def test_damaged_gzip_never_raises(place: int, junk: bytes):
     _, reason, _ = decode(PACKED[:place] + junk + PACKED[place + len(junk) :])

@@ -62,7 +62,7 @@ def slow_distance(solid: np.ndarray, x: float, y: float, dx: float, dy: float) -
 
 
 @given(seed=SEEDS, angle=ANGLES, data=st.data())
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 def test_rays_go_as_far_as_those_of_a_slow_loop(seed: int, angle: float, data: st.DataObject):
     layout = make_layout(RoomsConfig(size=11, num_rooms=2), seed)
     solid = layout.walls | layout.obstacles
@@ -80,7 +80,7 @@ def test_rays_go_as_far_as_those_of_a_slow_loop(seed: int, angle: float, data: s
 
 
 @given(seed=SEEDS, angle=ANGLES)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_a_hit_lies_on_the_side_of_its_cell(seed: int, angle: float):
     layout = make_layout(RoomsConfig(), seed)
     y, x = (place + 0.5 for place in layout.start)
@@ -258,7 +258,7 @@ def test_pictures_of_any_size_show_the_same():
 
 
 @given(seed=SEEDS, angle=ANGLES, data=st.data())
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_any_pose_on_the_floor_gives_a_picture(seed: int, angle: float, data: st.DataObject):
     layout = make_layout(RoomsConfig(size=7, obstacles=6, moving=2), seed)
     cells = cells_of(layout)

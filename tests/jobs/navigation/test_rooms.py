@@ -89,7 +89,7 @@ def goal_seeking(env: Rooms) -> int:
 
 @pytest.mark.parametrize("config", KINDS, ids=str)
 @given(seed=SEEDS)
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 def test_all_of_the_floor_of_any_seed_reaches_the_goal(config: RoomsConfig, seed: int):
     layout = make_layout(config, seed)
     free = ~(layout.walls | layout.obstacles)
@@ -108,7 +108,7 @@ def test_all_of_the_floor_of_any_seed_reaches_the_goal(config: RoomsConfig, seed
 
 
 @given(seed=SEEDS, kind=st.sampled_from(KINDS))
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=12)
 def test_distances_are_those_of_a_slow_search(seed: int, kind: RoomsConfig):
     layout = make_layout(kind, seed)
     assert np.array_equal(distances(layout), slow_distances(layout))
@@ -267,7 +267,7 @@ def test_without_a_seed_worlds_differ_and_say_their_own():
 
 
 @given(seed=SEEDS, turns=st.integers(0, 3))
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 def test_the_view_is_the_world_turned_about_the_agent(seed: int, turns: int):
     """Each tile of the view against the cell that lies there, by its own arithmetic."""
     config = RoomsConfig(view_cells=5, tile_px=4)

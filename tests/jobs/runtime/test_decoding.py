@@ -75,7 +75,7 @@ class Unloadable:
         return exec, ("raise ImportError('no decoder here')",)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.lists(st.lists(st.binary(min_size=1, max_size=9000), max_size=9), max_size=6))
 def test_batches_of_any_sizes_come_back_in_order(batches: list[list[bytes]]):
     with closing(GuardedDecoder(ToyDecoder(), timeout_s=30)) as guard:

@@ -273,7 +273,7 @@ def test_a_column_that_is_not_there_is_refused_with_those_that_are(
         rows_of(tmp_path, **options)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     sizes=st.lists(st.integers(0, 3), min_size=1, max_size=30),
     slice_rows=st.integers(1, 12),
