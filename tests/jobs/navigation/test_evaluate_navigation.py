@@ -263,7 +263,8 @@ def test_a_world_without_known_paths_has_no_spl(tmp_path: Path):
     assert told["greedy"]["spl"] is None
     assert "shortest path" not in told
     assert 0 < told["random"]["success"] <= 1
-    assert (tmp_path / "out" / "report" / "index.html").read_text().count("data:image/gif") == 2
+    # the world is the same for every seed: the best and the worst are one episode
+    assert (tmp_path / "out" / "report" / "index.html").read_text().count("data:image/gif") == 1
 
 
 def test_wrong_weights_are_refused_at_once(weights: str, tmp_path: Path):
