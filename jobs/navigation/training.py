@@ -8,6 +8,7 @@ checkpoints/state.pt                          what the next attempt goes on from
 metrics.jsonl                                 a line per judgement
 """
 
+import hashlib
 import io
 import json
 import logging
@@ -91,6 +92,8 @@ class Pupil:
         self.history: list[Metrics] = kept.get("history", [])
         self.begun_at: int = kept.get("step", 0)
         self.seconds: float = kept.get("seconds", 0.0)
+        self.judged: str = kept.get("judged", "")
+        """sha256 of the last checkpoint, at the last judgement that counts"""
         self.step = self.begun_at
         if kept:
             logger.info("going on from step %s", f"{self.begun_at:,}")
@@ -166,8 +169,10 @@ class Pupil:
         self._count()
         judged = {"step": self.step, **judgement(played), **self.told, "seconds": self.seconds}
         self.history.append(judged)
-        for name, data in checkpoint_files(policy, self.lesson.card).items():
+        files = checkpoint_files(policy, self.lesson.card)
+        for name, data in files.items():
             self.run.put(name, data)
+        self.judged = hashlib.sha256(files[LAST]).hexdigest()
         lines = [json.dumps(line) + "\n" for line in self.history]
         self.run.put(METRICS, "".join(lines).encode())
         self._keep()  # with it the judgement counts as done
@@ -176,9 +181,12 @@ class Pupil:
 
     def _put_best(self) -> None:
         """Let the last checkpoints be the best where they are; again where a kill prevented it."""
-        if self.history and best_of(self.history) is self.history[-1]:
-            for name in (LAST, LAST_ENCODER):
-                data = self.run.storage.read(self.run.path(name))
+        if not self.history or best_of(self.history) is not self.history[-1]:
+            return
+        files = {name: self.run.storage.read(self.run.path(name)) for name in (LAST, LAST_ENCODER)}
+        # else a kill left those of a judgement that does not count
+        if hashlib.sha256(files[LAST]).hexdigest() == self.judged:
+            for name, data in files.items():
                 self.run.put(name.replace("last", "best"), data)
 
     def _keep(self) -> None:
@@ -186,7 +194,7 @@ class Pupil:
         learner = learner_state(self.algorithm)
         state = {"rl_module": weights_of(learner), "optimizer": as_tensors(learner["optimizer"])}
         data = io.BytesIO()
-        kept = {"learner": state, "history": self.history}
+        kept = {"learner": state, "history": self.history, "judged": self.judged}
         torch.save({**kept, "step": self.step, "seconds": self.seconds}, data)
         self.run.put(STATE, data.getvalue())
         self.kept = time.monotonic()
