@@ -102,19 +102,23 @@ def decide(
             f"is a match differs from embedder to embedder. Give --threshold X, or --calibration "
             f"FILE ({MAKES_ONE} writes calibration.json){only}"
         )
-    if gallery:
-        rate = rate or _usual_fpir(found, gallery.num_people)
-        faces = gallery.faces_per_person()
-        _warn_of_templates(found, faces)
-        threshold = found.threshold_for_fpir(rate, gallery.num_people, faces)
-        told = (
-            f"FPIR {rate:g} among {gallery.num_people:,} people, {faces:.3g} faces each, by {uri}"
-        )
-    else:
-        threshold = found.threshold_for_far(rate)
-        told = f"FAR {rate:g}, by {uri}"
+    threshold, told = _calibrated(found, rate, gallery)
+    told = f"{told}, by {uri}"
     logger.info("threshold %.4f: %s", threshold, told)
     return Decision(threshold=threshold, calibration=found, digest=digest, told=told, grid=grid)
+
+
+def _calibrated(
+    calibration: Calibration, rate: float, gallery: Gallery | None
+) -> tuple[float, str]:
+    """The threshold of a rate, and which rate it is in words; see `decide`."""
+    if gallery is None:
+        return calibration.threshold_for_far(rate), f"FAR {rate:g}"
+    people, faces = gallery.num_people, gallery.faces_per_person()
+    rate = rate or _usual_fpir(calibration, people)
+    _warn_of_templates(calibration, faces)
+    threshold = calibration.threshold_for_fpir(rate, people, faces)
+    return threshold, f"FPIR {rate:g} among {people:,} people, {faces:.3g} faces each"
 
 
 def _usual_fpir(calibration: Calibration, gallery_size: int) -> float:
