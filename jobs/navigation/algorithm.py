@@ -34,20 +34,11 @@ class Tell(RLlibCallback):
         metrics_logger.log_value("success", float(reached), reduce="mean", window=WINDOW)
 
 
-def make_algorithm(
-    world: WorldConfig,
-    card: Card,
-    learn: PolicyGradientConfig,
-    rollout: RolloutConfig,
-    placement: Placement,
-    *,
-    frozen: bool = False,
-) -> PPO:
-    """RLlib's algorithm for an agent of this card in this world; Ray is up."""
+def make_algorithm(config: PPOConfig) -> PPO:
+    """RLlib's algorithm of an `algorithm_config`; Ray is up."""
     register_env("argus_world", _make_env)
     # else a second algorithm of a process is warned of
     gymnasium.registry.pop(REGISTERED, None)
-    config = algorithm_config(world, card, learn, rollout, placement, frozen=frozen)
     return cast(PPO, config.build_algo())
 
 
@@ -60,7 +51,7 @@ def algorithm_config(
     *,
     frozen: bool = False,
 ) -> PPOConfig:
-    """The same in RLlib's fields."""
+    """How an agent of this card learns in this world, in RLlib's fields."""
     reinforce, share = learn.algorithm == "reinforce", max(1, placement.learners)
     spec = module_spec(ModuleConfig(card=card, frozen=frozen))
     return (

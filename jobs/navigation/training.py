@@ -25,7 +25,7 @@ import torch
 from ray.rllib.algorithms.ppo import PPO
 
 from jobs.navigation.agent import build_of
-from jobs.navigation.algorithm import make_algorithm
+from jobs.navigation.algorithm import algorithm_config, make_algorithm
 from jobs.navigation.env import FIRST_SEED, WorldConfig, unshaped
 from jobs.navigation.judging import best_of, describe, judgement
 from jobs.navigation.playing import play, policy_mind
@@ -110,9 +110,10 @@ class Pupil:
         have, free = ray.cluster_resources(), ray.available_resources()
         cpus, gpus = have.get("CPU", 0.0), have.get("GPU", 0.0)
         placement = place(lesson.resources, cpus, gpus, free.get("CPU", 0.0))
-        self.algorithm: PPO = make_algorithm(
+        config = algorithm_config(
             lesson.world, lesson.card, learn, left, placement, frozen=lesson.frozen
         )
+        self.algorithm: PPO = make_algorithm(config)
         if kept:
             set_learner(self.algorithm, as_arrays(kept["learner"]))
         elif lesson.start:

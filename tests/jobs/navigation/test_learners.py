@@ -9,7 +9,7 @@ from ray.rllib.core.columns import Columns
 from ray.rllib.evaluation.postprocessing import Postprocessing
 
 from jobs.navigation.agent import AgentConfig, begin
-from jobs.navigation.algorithm import make_algorithm
+from jobs.navigation.algorithm import algorithm_config, make_algorithm
 from jobs.navigation.env import WorldConfig, interface_of, make_world
 from jobs.navigation.learners import policy_gradient_loss
 from jobs.navigation.policy_gradient import PolicyGradientConfig, RolloutConfig
@@ -36,7 +36,7 @@ def learner(local_ray: None) -> Any:
     card, _ = begin(AgentConfig(), WORLD, interface_of(env), None)
     learn = PolicyGradientConfig(algorithm="reinforce", entropy=0.1, value_weight=0.25)
     rollout = RolloutConfig(batch_steps=64, minibatch_steps=32, worlds=2)
-    algorithm = make_algorithm(WORLD, card, learn, rollout, Placement())
+    algorithm = make_algorithm(algorithm_config(WORLD, card, learn, rollout, Placement()))
     group: Any = algorithm.learner_group
     yield group._learner
     algorithm.stop()
