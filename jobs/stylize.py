@@ -1,7 +1,8 @@
 """Make a picture of every image in the manner of others: one result row per image.
 
     python -m jobs.stylize          # the sample photographs, by what train_style learnt
-    python -m jobs.stylize --data.uri photos --op.styles wave.jpg --op.weights vgg19.safetensors
+    python -m jobs.stylize --data.uri photos --op.styles wave.jpg       # optimised, by VGG-19
+    python -m jobs.stylize --data.uri photos --op.styles wave.jpg --op.weights net.safetensors
     python -m jobs.stylize --data.uri s3://b/in --op.styles s3://b/wave.jpg s3://b/rain.jpg \
         --op.style-weights 0.7 0.3 --op.weights torchvision:vgg19 --out s3://b/out
     python -m jobs.stylize --data.uri photos --op.weights wave-network.safetensors
@@ -24,6 +25,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from pathlib import Path
 
 import tyro
 
@@ -42,11 +44,22 @@ from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
+from vision_ops.card import read_card
 from vision_ops.decode import DecodeConfig, UnreadableImageError
-from vision_ops.operators.stylize import StylizeConfig, check_styles, style_name, with_all_styles
+from vision_ops.operators.stylize import (
+    StylizeConfig,
+    check_styles,
+    is_file_name,
+    style_name,
+    with_all_styles,
+)
 from vision_ops.weights import Resolved, resolve
 
 REPORT_PX, TRIPTYCH_PX = 384, 192
+LEARNT = "runs/train_style/checkpoints/best.safetensors"
+"""where train_style leaves what it learnt"""
+VGG_19 = "torchvision:vgg19"
+"""whose features judge the pictures of Gatys et al. 2016"""
 WEBP_LONGEST_PX = 16_383
 """of a side, by the format itself"""
 OPTIMISED_ROWS = 4
@@ -61,11 +74,7 @@ class Config(BulkConfig):
 
     data: Source = field(default_factory=lambda: Source(uri="runs/make_samples/photos"))
     """where the images are"""
-    op: StylizeConfig = field(
-        default_factory=lambda: StylizeConfig(
-            weights="runs/train_style/checkpoints/best.safetensors"
-        )
-    )
+    op: StylizeConfig = field(default_factory=StylizeConfig)
     """what is done to each image"""
     decode: DecodeConfig = field(default_factory=lambda: DecodeConfig(apply_icc=True))
     """how bytes become pixels; colours by the file's profile, for pictures are written as sRGB"""
@@ -94,9 +103,9 @@ class Config(BulkConfig):
 def main(config: Config) -> Run:
     """Make the pictures, write the report, and return the finished run."""
     storage = Storage(config.storage)
-    weights = resolve(config.op.weights, storage.fetch, accept_licence=config.accept_licence)
+    weights = weights_of(config, storage)
     config = replace(config, op=with_all_styles(config.op, weights.card))
-    learnt = check_styles(config.op, weights.card, config.op.weights)
+    learnt = check_styles(config.op, weights.card, weights.source)
     files = StyleFiles([] if learnt else config.op.styles, storage)
     styles = files.pictures(config.op.gatys.style_longest_px, config.decode.max_megapixels)
     optimised = not (learnt or weights.card.is_painter)
@@ -132,6 +141,33 @@ def main(config: Config) -> Run:
         run.lap("report")
         run.finish(report=page)
     return run
+
+
+def weights_of(config: Config, storage: Storage) -> Resolved:
+    """Those named; where none are, those of LEARNT or VGG_19 that can make what is asked for."""
+    name = config.op.weights or usual_weights(config.op)
+    try:
+        return resolve(name, storage.fetch, accept_licence=config.accept_licence)
+    except ValueError as refusal:
+        if config.op.weights or name != VGG_19:
+            raise
+        raise ValueError(
+            f"{refusal}; or name others by op.weights: any classifier of pictures, "
+            "`untrained:textures` (no download), or what `python -m jobs.train_style` learnt"
+        ) from refusal
+
+
+def usual_weights(op: StylizeConfig) -> str:
+    """What makes pictures in these styles where no weights are named.
+
+    Styles that a network learnt have names, other styles are files: those take a network that
+    paints in any style where LEARNT is one, and are optimised by VGG_19 where it is not.
+    """
+    if not any(is_file_name(style) for style in op.styles):
+        return LEARNT
+    learnt = Path(LEARNT)
+    any_style = learnt.is_file() and read_card(learnt).paints_any_style
+    return LEARNT if any_style else VGG_19
 
 
 def identity(config: Config, weights: Resolved, files: StyleFiles) -> dict[str, object]:

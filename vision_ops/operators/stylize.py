@@ -37,7 +37,8 @@ class StylizeConfig:
     weights: str = ""
     """checkpoint: of a network trained by train_style or train_translation, which makes a picture
     in one pass; or of any convolutional network, whose features judge pictures while they are
-    optimised (Gatys et al.)"""
+    optimised (Gatys et al.). Empty: what train_style left in runs/, or, where styles are files and
+    it cannot take these, torchvision:vgg19"""
     styles: tuple[str, ...] = ()
     """pictures whose manner is taken (files, s3://…); of a network that learnt styles the names of
     these, not needed where it learnt one"""
@@ -236,6 +237,11 @@ class FilmStylizer:
 def style_name(style: str) -> str:
     """What a style is called: its name, or that of its file."""
     return ENDING.sub("", style.rpartition("/")[2])
+
+
+def is_file_name(style: str) -> bool:
+    """Whether a style is a picture's file, not the name of one that a network learnt."""
+    return "/" in style or style_name(style) != style
 
 
 def with_all_styles(config: StylizeConfig, card: Card) -> StylizeConfig:
