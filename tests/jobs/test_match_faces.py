@@ -189,10 +189,13 @@ def test_labels_of_a_file_stand_above_the_truth_and_a_corrected_one_moves_the_fa
     made = enrolled(asked)
     assert made.change.people_added == ("Ada", "Bob")
     assert made.images["without_truth"] == 21 - 2
+    assert made.labels_without_row == 0
     labels.write_text("id,label\nperson_000/000.png,Ada\nperson_000/001.png,Ada\n")
     made = enrolled(asked)
     assert (made.change.moved, made.change.people_removed) == (1, ("Bob",))
-    assert enrolled(asked).change.unchanged == 2
+    labels.write_text(labels.read_text() + "person_000/0.png,Eve\n")
+    again = enrolled(asked)
+    assert (again.change.unchanged, again.labels_without_row) == (2, 1)
 
 
 def test_poor_faces_stay_out(tmp_path: Path, people: list[MadeImage]):

@@ -30,6 +30,8 @@ class Enrolment:
     beyond_per_person"""
     several_faces: int
     """images of several faces, of which one was taken"""
+    labels_without_row: int
+    """names given by --labels to images that the run does not have"""
     gallery: Gallery
 
 
@@ -52,7 +54,11 @@ def enrol(config: Enrol) -> Enrolment:
     if calibration:
         storage.put(gallery.path(CALIBRATION), calibration)
     result = Enrolment(
-        change=change, images=images, several_faces=faces.counts["several_faces"], gallery=gallery
+        change=change,
+        images=images,
+        several_faces=faces.counts["several_faces"],
+        labels_without_row=faces.counts["labels_without_row"],
+        gallery=gallery,
     )
     _say(result, config)
     return result
@@ -127,6 +133,10 @@ def _say(result: Enrolment, config: Enrol) -> None:
             "%d pictures hold several faces: the person's is the one %s; the others are nobody's",
             result.several_faces, how,
         )  # fmt: skip
+    if result.labels_without_row:
+        logger.warning(
+            "labels: %d name images that the run does not have", result.labels_without_row
+        )
     if sum(result.images.values()) > result.images["offered"]:
         logger.warning("not enrolled: %s", _told(result.images))
 
