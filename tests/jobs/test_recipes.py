@@ -28,6 +28,7 @@ from jobs.runtime.training import fit
 from jobs.train_classifier import TASK, main, parse
 from tests.jobs.broken_off import metrics_of, train_in_two
 from tests.jobs.coloured import COLOURS, INLINE, small, write_photos
+from tests.untrained import save_random
 from vision_ops.augment import AugmentConfig
 from vision_ops.card import read_card, sha256_file
 from vision_ops.learners.classify import ModelConfig
@@ -90,6 +91,24 @@ def test_finetuning_takes_network_and_pictures_of_its_weights_and_says_where_the
     assert metrics_of(tmp_path)[-1]["epoch"] == 15
     kept, made = load_file(base / BEST), load_file(tmp_path / LAST)
     assert not torch.equal(kept["stem.0.weight"], made["stem.0.weight"])
+
+
+@pytest.mark.parametrize("network", ["torchvision:squeezenet1_1", "timm:test_resnet"])
+def test_a_published_network_gets_a_new_head_first_and_then_all_of_it_learns(
+    others: Path, tmp_path: Path, network: str
+):
+    weights = save_random(tmp_path / "w.safetensors", network, height_px=64, width_px=64)
+    changed: dict[str, set[str]] = {}
+    for name, frozen in (("frozen", 1.0), ("whole", 0.3)):
+        config = finetuned(others, weights, tmp_path / name, frozen=frozen)
+        main(replace(config, training=replace(config.training, epochs=3)))
+        card = read_card(tmp_path / name / LAST)
+        assert (card.network, card.classes) == (network, ("orange", "violet"))
+        kept, made = load_file(weights), load_file(tmp_path / name / LAST)
+        assert kept.keys() == made.keys()
+        changed[name] = {key for key in kept if not torch.equal(kept[key], made[key])}
+    assert 0 < len(changed["frozen"]) <= 2  # weights and biases of the last layer
+    assert any(key.endswith("weight") for key in changed["whole"] - changed["frozen"])
 
 
 def test_a_run_belongs_to_the_bytes_of_its_weights_not_to_their_name(
