@@ -193,8 +193,8 @@ def test_faces_that_come_with_the_rows_are_cut_out_aligned_and_embedded(
 @pytest.mark.parametrize(
     ("usual_norm", "said"),
     [
-        (0.0, "frontality, not of the norm (--op.usual-norm 0)"),
-        (2.5, "frontality and norm (of 2.5)"),
+        (0.0, "in the picture, not of the norm (--op.usual-norm 0)"),
+        (2.5, "in the picture and norm (of 2.5)"),
     ],
 )
 def test_the_page_shows_faces_and_who_has_none(
@@ -293,6 +293,8 @@ def test_a_crowd_nobody_a_pixel_a_grey_and_a_cut_face_each_have_their_row(
     counts = {row["id"]: len(row["faces"]) for row in rows_of(run)}
     expected = {"crowd.png": 40, "grey.png": 1, "cut.png": 1, "nobody.png": 0, "pixel.png": 0}
     assert counts == expected
+    quality = {row["id"]: row["faces"][0]["quality"] for row in rows_of(run) if row["faces"]}
+    assert quality["cut.png"] < 0.95 * quality["grey.png"]
     page = (tmp_path / "out" / "report" / "index.html").read_text()
     assert "<h2>Detector</h2>" in page
     assert run.manifest["detector"]["licence"] == "MIT"

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from vision_ops.faces.align import align, crop_matrices, template
+from vision_ops.faces.align import align, crop_matrices, template, visible
 from vision_ops.faces.quality import (
     LEAST,
     Quality,
@@ -115,7 +115,7 @@ def test_size_is_the_distance_of_the_eyes_even_of_a_face_turned_away_or_without_
 
 def test_the_score_falls_with_each_part_and_leaves_out_what_nobody_told():
     crops, good = textures(1), face()
-    best = judge(crops, **good, norms=np.array([20.0]), usual_norm=20.0)
+    best = judge(crops, **good, visible=np.ones(1), norms=np.array([20.0]), usual_norm=20.0)
     assert best.score[0] > 0.95
     assert best.score.dtype == np.float32
     blurred = np.asarray(cv2.GaussianBlur(crops[0], (0, 0), 3))[None]
@@ -124,6 +124,7 @@ def test_the_score_falls_with_each_part_and_leaves_out_what_nobody_told():
         "size": judge(crops, **{**good, "landmarks": good["landmarks"] / 4}),
         "sharpness": judge(blurred, **good),
         "frontality": judge(crops, **face(turned(template(112).numpy(), yaw_deg=40))),
+        "visible": judge(crops, **good, visible=np.array([0.5])),
         "norm": judge(crops, **good, norms=np.array([5.0]), usual_norm=20.0),
     }
     for part, found in worse.items():
@@ -134,6 +135,16 @@ def test_the_score_falls_with_each_part_and_leaves_out_what_nobody_told():
     assert np.isnan(alone.norm[0])
     parts = np.array([alone.confidence[0], alone.size[0], alone.sharpness[0]])
     assert alone.score[0] == pytest.approx(np.prod(np.maximum(parts, LEAST)) ** (1 / 3), rel=1e-6)
+
+
+def test_a_face_cut_by_the_border_is_seen_in_part_and_one_inside_whole():
+    points = template(112).numpy()
+    inside, outside = points + 20, points - [56, 0]
+    boxes, extents = np.zeros((3, 4)), np.full((3, 2), 160)
+    turns = crop_matrices(boxes, np.stack([inside, outside, np.full((5, 2), np.nan)]), 112)
+    assert visible(turns, 112, extents).tolist() == [1.0, 0.5, 0.0]
+    lower = np.array([[160, 160], [160, 84], [160, 160]])  # cut on the other side as well
+    assert visible(turns[:1], 112, lower[1:2])[0] == pytest.approx(0.6, abs=0.07)
 
 
 def test_norms_count_up_to_the_usual_one_and_no_faces_have_no_scores():

@@ -37,6 +37,8 @@ LEAST_FACE_PX, GREATEST_FACE_PX = 1.0, 1e6
 """how much of a picture a crop shows, along its side: outside, landmarks or box are no face's"""
 FAR_PX = 2.0**22
 """a crop with a corner so far from the picture's is black: float32 counts whole pixels to 2**24"""
+PROBES = 16
+"""places along a crop's side where it is asked whether it shows the picture"""
 FACES_AT_ONCE = {"cpu": 32}
 """looked up together: fewer and the calls cost more than the pixels"""
 USUAL_AT_ONCE = 4096
@@ -169,6 +171,23 @@ def align(
         done += len(faces)
     in_order = bool((numbers.diff() >= 0).all())
     return crops if in_order else crops[order.argsort().to(device)]
+
+
+def visible(
+    matrices: Float[Tensor, "N 2 3"], size_px: int, extents: Int[np.ndarray, "N 2"]
+) -> Float64[np.ndarray, "N"]:
+    """Part of each crop's middle, three quarters of its side, that shows its picture, 0..1.
+
+    The rest is beside the picture, and black. `extents` are height and width of each face's
+    picture. Told by PROBES places along each side.
+    """
+    edge = size_px / 8
+    steps = torch.linspace(edge, size_px - 1 - edge, PROBES, dtype=torch.float64)
+    down, right = torch.meshgrid(steps, steps, indexing="ij")
+    places = torch.stack([right, down, torch.ones_like(down)]).view(3, -1)
+    found = _inverted(matrices, size_px).cpu() @ places
+    last = torch.as_tensor(extents).flip(1)[..., None] - 0.5  # the first pixel is from -0.5 to 0.5
+    return ((found >= -0.5) & (found <= last)).all(dim=1).double().mean(dim=1).numpy()
 
 
 class _Run(NamedTuple):

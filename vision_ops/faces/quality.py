@@ -36,6 +36,8 @@ class Quality:
     """see `sharpness`"""
     frontality: Float64[np.ndarray, "N"]
     """see `frontality`"""
+    visible: Float64[np.ndarray, "N"]
+    """part of the crop's middle that lies within the picture: half of a face cut in two"""
     norm: Float64[np.ndarray, "N"]
     """of the raw embedding, see `recognisability`"""
 
@@ -55,6 +57,7 @@ def judge(
     boxes: Float[np.ndarray, "N 4"],
     landmarks: Float[np.ndarray, "N 5 2"],
     confidence: Float[np.ndarray, "N"],
+    visible: Float[np.ndarray, "N"] | None = None,
     norms: Float[np.ndarray, "N"] | None = None,
     usual_norm: float = 0.0,
 ) -> Quality:
@@ -62,8 +65,9 @@ def judge(
 
     crops are aligned, sRGB 0..255; boxes, landmarks and confidence as in `Faces`, in pixels of the
     picture that the crops were cut from: of a reduced one, those of the original would make faces
-    larger than anybody saw them; norms are those of `Embedder.embed`, and count where `usual_norm`,
-    the same embedder's for good faces, is given.
+    larger than anybody saw them; visible is what `vision_ops.faces.align.visible` says of them;
+    norms are those of `Embedder.embed`, and count where `usual_norm`, the same embedder's for good
+    faces, is given.
     """
     unknown = np.full(len(crops), np.nan)
     points = landmarks.astype(np.float64)
@@ -72,6 +76,7 @@ def judge(
         size=np.clip(eye_distances(boxes, points) / GOOD_EYES_PX, 0, 1),
         sharpness=sharpness(crops),
         frontality=frontality(points),
+        visible=unknown if visible is None else visible.astype(np.float64),
         norm=unknown if norms is None or not usual_norm else recognisability(norms, usual_norm),
     )
 

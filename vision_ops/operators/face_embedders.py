@@ -5,11 +5,11 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Float64, Int32, UInt8
 
 from vision_ops.canvas import Canvas
 from vision_ops.faces import FacePreprocess, Faces, no_faces
-from vision_ops.faces.align import align, crop_matrices, template
+from vision_ops.faces.align import align, crop_matrices, template, visible
 from vision_ops.faces.detect import make_detector
 from vision_ops.faces.embed import Embedded, Embedder
 from vision_ops.faces.quality import judge
@@ -28,6 +28,8 @@ class Found(NamedTuple):
     """the same in pixels of the picture that the crops were cut from, which may be reduced"""
     crops: Crops
     """aligned, all of the batch behind each other"""
+    visible: Float64[np.ndarray, "N"]
+    """which part of each lies within its picture; not a number where crops came as they are"""
     extents: np.ndarray
     """height and width of the originals, (B, 2)"""
 
@@ -85,8 +87,13 @@ class FaceEmbedder:
         for each, seen in zip(found.faces, found.seen, strict=True):
             stop = start + len(each.boxes)
             part = found.crops[start:stop]
-            usual = self.config.usual_norm
-            quality = judge(part, *seen, norms=norms[start:stop], usual_norm=usual).score
+            quality = judge(
+                part,
+                *seen,
+                visible=found.visible[start:stop],
+                norms=norms[start:stop],
+                usual_norm=self.config.usual_norm,
+            ).score
             columns = (*each, quality, embeddings[start:stop])
             faces.append([_as_row(*face) for face in zip(*columns, strict=True)])
             crops.append(part)
@@ -184,7 +191,8 @@ class Cropped:
             )
             for side in sides
         ]
-        return Found(faces, faces, pixels.copy(), extents)  # theirs are gone when the next come
+        whole = pixels.copy()  # theirs are gone when the next come
+        return Found(faces, faces, whole, np.full(len(pixels), np.nan), extents)
 
 
 class Given:
@@ -237,12 +245,13 @@ def cut_out(batch: Batch, canvas: Canvas, faces: Sequence[Faces], face: FacePrep
     ]
     owners = np.repeat(np.arange(len(faces)), [len(each.boxes) for each in faces])
     size_px = face.height_px
-    crops = np.zeros((0, *face.shape), np.uint8)
+    crops, shown = np.zeros((0, *face.shape), np.uint8), np.zeros(0)
     if len(owners):
         boxes, landmarks, _ = (np.concatenate(columns) for columns in zip(*seen, strict=True))
         matrices = crop_matrices(boxes, landmarks, size_px, face.template)
         crops = align(batch["pixels"], matrices, size_px, owners, sizes).cpu().numpy()
-    return Found(faces, seen, crops, batch["extent"])
+        shown = visible(matrices, size_px, sizes[owners])
+    return Found(faces, seen, crops, shown, batch["extent"])
 
 
 def on_canvas(

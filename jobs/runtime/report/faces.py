@@ -132,9 +132,10 @@ def _charts(summary: Summary, usual_norm: float) -> Iterator[Section]:
     drawn = [Chart(title="Faces in an image", svg=charts.bars(names, counts[:last]))]
     if summary.counts["faces"]:
         edges = np.linspace(0, 1, NUM_BINS + 1).tolist()
-        told = "Of confidence, size, sharpness and frontality, not of the norm (--op.usual-norm 0)"
+        parts = "confidence, size, sharpness, frontality"
+        told = f"Of {parts} and what lies in the picture, not of the norm (--op.usual-norm 0)"
         if usual_norm:
-            told = f"Of confidence, size, sharpness, frontality and norm (of {usual_norm:g})"
+            told = f"Of {parts}, what lies in the picture and norm (of {usual_norm:g})"
         told += "; what is not known of a face does not count. Low ones identify badly."
         for title, bins, caption in (
             ("Quality", summary.quality, told),
