@@ -16,7 +16,8 @@ import pyarrow.parquet as pq
 
 from jobs.pictures.located import finite
 from jobs.pictures.measure_totals import Summary, Totals
-from jobs.pictures.measuring import Judge, Measuring, is_picture
+from jobs.pictures.measuring import Judge, Measuring
+from jobs.pictures.references import Reference
 from jobs.runtime.drawn import IMAGE_URIS, STYLES, PictureReader
 from jobs.runtime.plan import load_files, read_slices
 from jobs.runtime.progress import Progress
@@ -200,8 +201,8 @@ def _result(rows: Totals, judge: Judge, run: Run) -> PictureEvaluation:
         told = ", ".join(f"{count:,} {name}" for name, count in rows.counts.items() if count)
         raise ValueError(f"run: no picture can be measured ({told})")
     reference, unreadable = rows.reference, 0
-    if uri := judge.measuring.protocol.reference:
-        reference, unreadable = _reference(absolute(uri), judge, run)
+    if judge.measuring.reference:
+        reference, unreadable = _features_of(judge.measuring.reference, judge)
     counts = {**rows.counts, "reference_unreadable": unreadable}
     if judge.measuring.targets is None:
         del counts["without_target"]
@@ -235,15 +236,14 @@ def _frechet(
     )
 
 
-def _reference(uri: str, judge: Judge, run: Run) -> tuple[SpreadAccumulator | None, int]:
-    """Features of the pictures that are the reference, and how many files were none."""
-    found = [entry.uri for entry in run.storage.find(uri) if is_picture(entry.uri)]
-    if not found:
-        raise ValueError(f"pictures.reference: no picture at {uri}")
+def _features_of(reference: Reference, judge: Judge) -> tuple[SpreadAccumulator | None, int]:
+    """Of all pictures of the reference, and how many rows were none."""
     sums, unreadable = None, 0
-    for each in found:
+    for row in reference.rows():
         try:
-            seen = judge.reference_embedding(run.storage.read(each))
+            if row.error:
+                raise UnreadableImageError(row.error)
+            seen = judge.reference_embedding(bytes(row.data))
         except UnreadableImageError:
             unreadable += 1
             continue

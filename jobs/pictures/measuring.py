@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
+from jobs.pictures.references import Reference
 from jobs.pictures.styles import read_styles
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES
@@ -52,9 +53,10 @@ class PictureProtocol:
     targets: str = ""
     """folder of pictures as they should have become, of the same id but perhaps for the ending"""
     reference: str = ""
-    """pictures, a folder or glob, that all those made are held against as a set, for FID; empty:
-    the targets where there are any, else the contents. Beside pictures of noise they are brought to
-    the size of these, cut off where their shape is another"""
+    """pictures that all those made are held against as a set, for FID: files, Parquet or tar
+    shards, as `data.uri` of other jobs; empty: the targets where there are any, else the contents.
+    Beside pictures of noise they are brought to the size of these, cut off where their shape is
+    another"""
 
     def __post_init__(self) -> None:
         if self.style_px < 1:
@@ -115,6 +117,8 @@ class Measuring:
     features: Resolved
     styles: Styles
     targets: Targets | None
+    reference: Reference | None
+    """of the set, where one is named"""
     max_megapixels: float
     noise_px: tuple[int, int] | None
     """height and width of pictures that were made of noise: nothing but the reference is there to
@@ -148,6 +152,7 @@ def open_measuring(source: Run, protocol: PictureProtocol, storage: Storage) -> 
         features=_features(source, protocol, storage),
         styles=_styles(source, protocol, storage),
         targets=Targets(protocol.targets, storage) if protocol.targets else None,
+        reference=Reference.open(protocol.reference, storage) if protocol.reference else None,
         max_megapixels=decode.get("max_megapixels", DecodeConfig().max_megapixels),
         noise_px=_size_of_one(source) if of_noise else None,
     )

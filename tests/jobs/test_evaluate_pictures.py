@@ -259,13 +259,20 @@ def test_any_pictures_may_be_the_reference_of_the_set(made: Path, photos: Path, 
     assert found.frechet is not None
     assert found.frechet.num_reference == 5
     assert found.counts["reference_unreadable"] == 1
+    files = sorted(each for each in photos.rglob("*") if each.is_file())
+    table = pa.table({"image": [each.read_bytes() for each in files]})
+    pq.write_table(table, tmp_path / "shard.parquet")
+    again = measured(made, tmp_path / "shards", reference=str(tmp_path / "shard.parquet"))
+    assert again.frechet is not None
+    assert again.frechet.distance == pytest.approx(found.frechet.distance, abs=1e-4)
+    assert again.counts["reference_unreadable"] == 1
 
 
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
         ({"targets": "nowhere"}, "pictures.targets: no picture at"),
-        ({"reference": "nowhere"}, "pictures.reference: no picture at"),
+        ({"reference": "nowhere"}, "pictures.reference: nothing at"),
         ({"styles": ("nowhere",)}, "pictures.styles nowhere: no picture there"),
         ({"features": "nowhere.safetensors"}, "no such file"),
         ({"style_layers": ("blocks.9",)}, "pictures.features: .* has no layer blocks.9"),
