@@ -32,8 +32,10 @@ def wait_for_the_end(told: Path) -> None:
 
 def main(photos: Path, out: Path) -> None:
     """Train; end the node of the worker at a step behind a checkpoint."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
-    nodes = [cluster.add_node(num_cpus=1) for _ in range(2)]
+    # no worker on the head, which stays
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0})
+    nodes = [cluster.add_node(num_cpus=1) for _ in range(3)]
+    lost = []
     assert cluster.address
     os.environ["RAY_ADDRESS"] = cluster.address
     told = out.with_suffix(".node")
@@ -43,8 +45,8 @@ def main(photos: Path, out: Path) -> None:
         while not told.exists() or not told.read_text():
             assert time.monotonic() < deadline, "no worker came to the step"
             time.sleep(0.05)
-        chosen = [node for node in nodes if node.node_id == told.read_text()]
-        cluster.remove_node(chosen[0], allow_graceful=False)
+        lost.extend(node for node in nodes if node.node_id == told.read_text())
+        cluster.remove_node(lost[0], allow_graceful=False)
 
     killer = threading.Thread(target=end_that_node)
     killer.start()
@@ -52,6 +54,7 @@ def main(photos: Path, out: Path) -> None:
     config = replace(long_epochs(photos, out), resources=resources)
     fit_with(config, TASK, STEPS, partial(wait_for_the_end, told))
     killer.join()
+    assert lost, "the worker was on no node that could be lost"
     ray.shutdown()
     cluster.shutdown()
 
