@@ -105,7 +105,7 @@ def test_a_picture_that_is_gone_is_counted(weights: str, features: str, tmp_path
     ("asked_for", "said"),
     [
         ({}, "pictures.reference: pictures of noise are held against others as a set"),
-        ({"reference": "nowhere"}, "pictures.reference: no picture at"),
+        ({"reference": "nowhere"}, "pictures.reference: nothing at"),
         ({"reference": "x", "targets": "y"}, "pictures.reference: pictures of noise"),
         ({"reference": "x", "styles": ("z",)}, "pictures.styles: .* are in no style"),
     ],
