@@ -158,7 +158,7 @@ def resnet20_cifar10() -> Config:
         ),
         loss=PLAIN_LOSS,
         augment=AugmentConfig(flip=True, crop_pad_px=4),
-        training=TrainingConfig(epochs=182, batch_size=128),
+        training=TrainingConfig(epochs=182, batch_size=128, precision="auto"),
         out="runs/resnet20_cifar10",
     )
 
@@ -187,7 +187,9 @@ def fast_cifar10() -> Config:
         ),
         loss=LossConfig(label_smoothing=0.2),
         augment=AugmentConfig(flip=True, crop_pad_px=2),
-        training=TrainingConfig(epochs=12, batch_size=1024, validation_fraction=0.01),
+        training=TrainingConfig(
+            epochs=12, batch_size=1024, validation_fraction=0.01, precision="auto"
+        ),
         out="runs/fast_cifar10",
     )
 

@@ -15,8 +15,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.device import keep_memory
 from vision_ops.faces import Template
-from vision_ops.precision.torch_network import keep_memory
 
 TEMPLATES: dict[str, tuple[tuple[float, float], ...]] = {
     "arcface": (

@@ -1,9 +1,7 @@
 """A checkpoint run by torch: the reference on CPUs, the only back end on GPUs."""
 
-import ctypes
 import logging
 import threading
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +10,7 @@ from torch import nn
 
 from vision_ops.card import is_onnx
 from vision_ops.checkpoint import load_checkpoint
-from vision_ops.device import pick_device
+from vision_ops.device import keep_memory, pick_device
 from vision_ops.faces import FacePreprocess
 from vision_ops.models import in_fast_layout, logits_and_embeddings
 from vision_ops.normalize import normalize
@@ -21,8 +19,6 @@ from vision_ops.preprocess import Preprocess
 
 logger = logging.getLogger(__name__)
 
-M_TRIM_THRESHOLD, M_TOP_PAD, M_MMAP_MAX = -1, -2, -4
-"""numbers of malloc.h"""
 DTYPES: dict[str, torch.dtype] = {
     "fp32": torch.float32,
     "bf16": torch.bfloat16,
@@ -102,21 +98,6 @@ class TorchNetwork:
         images = normalize(staged, self.card.preprocess, self.device).to(self.dtype)
         with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
             return self.both(images)
-
-
-@cache
-def keep_memory() -> None:
-    """Have glibc keep what a pass frees for the next one, instead of giving it back to the system.
-
-    Eager networks on CPUs were 1.7 times as fast on AVX2 and 1.5 times on AMX. The process stays as
-    large as it once was. Other C libraries are left as they are.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError):
-        return
-    for setting, value in ((M_MMAP_MAX, 0), (M_TRIM_THRESHOLD, 2**31 - 1), (M_TOP_PAD, 2**26)):
-        mallopt(setting, value)
 
 
 class _Both(nn.Module):

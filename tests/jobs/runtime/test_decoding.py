@@ -41,6 +41,28 @@ def test_a_file_that_hangs_the_decoder_costs_itself_and_no_other(guard: GuardedD
     assert reasons == ["worker hung for 1.5 s and was stopped", ""]
 
 
+def test_a_batch_that_takes_longer_than_one_image_may_is_no_hang(guard: GuardedDecoder):
+    guard.submit([b"slow"] * 6)
+    guard.result()
+    assert guard.child is not None
+    child = guard.child.pid
+
+    guard.submit([b"slow"] * 6)
+
+    assert guard.result().errors == [""] * 6
+    assert guard.child.pid == child
+
+
+def test_an_image_that_hangs_behind_slow_ones_is_the_one_that_is_blamed(guard: GuardedDecoder):
+    guard.submit([b"slow", b"slow", b"slow", b"hang", b"bad", b"kill", b"a"])
+
+    errors = guard.result().errors
+
+    assert errors[:3] == ["", "", ""]
+    assert errors[3] == "worker hung for 1.5 s and was stopped"
+    assert errors[4:] == ["not an image: bad bytes 123", "worker died (exit code 9)", ""]
+
+
 def test_a_decoder_killed_from_outside_costs_nothing(guard: GuardedDecoder):
     guard.submit([b"a"])
     guard.result()

@@ -31,7 +31,9 @@ COLUMNS = pa.schema(
 
 @dataclass(frozen=True)
 class ToyDecoder:
-    """The first byte is the value; `kill` ends the process, `hang` stops it, `bad` fails."""
+    """The first byte is the value; `kill` ends the process, `hang` stops it for 1000 s and `slow`
+    for 0.4, `bad` fails.
+    """
 
     shape: tuple[int, ...] = SHAPE
     dtype: np.dtype = np.dtype(np.uint8)
@@ -43,6 +45,8 @@ class ToyDecoder:
             os._exit(9)
         if data.startswith(b"hang"):
             time.sleep(1000)
+        if data.startswith(b"slow"):
+            time.sleep(0.4)
         if data.startswith(b"bad"):
             return "not an image: bad bytes 123"
         out[:] = data[0]
