@@ -24,9 +24,9 @@ from vision_ops.inputs import Inputs
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 Outputs = tuple[Float32[np.ndarray, "B K"], Float32[np.ndarray, "B E"]]
 PASS_SIZE = 32
-"""pictures in one forward pass on a CPU, always (clips: see `pass_size_of`): results are then bit
-for bit the same however rows are batched. 16-64 are the fastest there (measured on
-AMX; on AVX2 32 as well)"""
+"""pictures in one forward pass on a CPU (clips: see `pass_size_of`), or in several smaller ones
+that give the same bits: results are then bit for bit the same however rows are batched. 16-64 are
+the fastest for ResNets there (measured on AMX; on AVX2 and AVX-512 32 as well)"""
 
 
 @runtime_checkable
