@@ -292,13 +292,13 @@ def test_gradient_longer_than_the_limit_is_clipped():
 
 
 def first_objective(
-    kind: Any = "cross_entropy", **optim: Any
+    kind: Any = "cross_entropy", class_weights: dict[str, float] | None = None, **optim: Any
 ) -> tuple[float, torch.Tensor, torch.Tensor]:
     """Of a fresh learner; with the logits and the target it is of."""
     config = replace(
         CLASSIFIER,
         optim=OptimConfig(**optim),
-        loss=LossConfig(kind=kind, label_smoothing=0.0),
+        loss=LossConfig(kind=kind, label_smoothing=0.0, class_weights=class_weights or {}),
         augment=AugmentConfig(),
         counts=(6, 3, 1),
     )
@@ -317,6 +317,16 @@ def test_balanced_loss_weighs_each_class_by_how_rare_it_is():
     found, logits, target = first_objective("balanced_cross_entropy")
     weights = torch.tensor([10 / 18, 10 / 9, 10 / 3])  # counts 6, 3, 1: each class sums to 10 / 3
     losses = F.cross_entropy(logits, target, reduction="none")
+    assert found == pytest.approx((losses * weights[target]).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "mse"])
+def test_a_picture_counts_what_its_class_is_given(kind: str):
+    found, logits, target = first_objective(kind, {CLASSIFIER.classes[1]: 5.0})
+    losses = F.cross_entropy(logits, target, reduction="none")
+    if kind == "mse":
+        losses = (logits.softmax(dim=1) - F.one_hot(target, 3)).square().mean(dim=1)
+    weights = torch.tensor([1.0, 5.0, 1.0])
     assert found == pytest.approx((losses * weights[target]).mean().item(), rel=1e-5)
 
 
@@ -341,6 +351,15 @@ def test_dropout_acts_in_training_alone_and_leaves_no_trace_in_the_weights():
 @pytest.mark.parametrize(
     ("make", "said"),
     [
+        (lambda: LossConfig(class_weights={"a": 0}), "loss.class_weights a 0"),
+        (
+            lambda: LossConfig(kind="balanced_cross_entropy", class_weights={"a": 2}),
+            "balanced_cross_entropy weighs classes itself",
+        ),
+        (
+            lambda: replace(CLASSIFIER, loss=LossConfig(class_weights={"none": 2})),
+            "loss.class_weights 'none': not a class; there are",
+        ),
         (lambda: OptimConfig(l1=-1), "optim.l1 -1"),
         (lambda: ModelConfig(dropout=1), "model.dropout 1"),
         (

@@ -18,7 +18,13 @@ from vision_ops.models import build, embedding_size
 from vision_ops.normalize import normalize
 from vision_ops.precision import full_passes, open_network
 from vision_ops.precision.choose import Sample, agreement, choose, cosine
-from vision_ops.precision.openvino_network import OpenVinoNetwork, convert, native, quantise
+from vision_ops.precision.openvino_network import (
+    TRIED,
+    OpenVinoNetwork,
+    convert,
+    native,
+    quantise,
+)
 from vision_ops.precision.verdicts import Request, has_gpu, recall
 from vision_ops.preprocess import Preprocess
 
@@ -232,6 +238,25 @@ def test_what_does_not_fill_a_pass_goes_through_small_ones(compiled, tmp_path):
     sizes = {rows: [len(part) for part, _ in network._passes(pictures(rows))] for rows in (0, 70)}
     assert sizes == {0: [4], 70: [32, 32, 4, 4]}
     assert [len(part) for part, _ in network._passes(pictures(31))] == [32]
+
+
+def test_passes_of_both_sizes_are_tried_and_give_the_same_bits(compiled, tmp_path):
+    path = tmp_path / "n.openvino"
+    path.write_bytes(compiled["fp32"])
+    network = OpenVinoNetwork(path)
+    if network.sizes == (32,):
+        pytest.skip("small passes give other bits on this CPU")
+    pixels = pictures(64)
+    logits, features = network(pixels)
+    for _ in range(TRIED):
+        again = network(pixels)
+        assert np.array_equal(again[0], logits)
+        assert np.array_equal(again[1], features)
+    caller = network.callers.get()
+    assert [len(laps) for laps in caller.seconds.values()] == [TRIED, TRIED]
+    for faster in (4, 32):
+        caller.seconds = {size: [1.0 + (size != faster)] * TRIED for size in (32, 4)}
+        assert caller.size() == faster
 
 
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):

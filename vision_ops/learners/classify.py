@@ -1,5 +1,6 @@
 """Learning to name the class of a picture: network, loss, optimiser, schedule in one object."""
 
+import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -82,8 +83,18 @@ class LossConfig:
     over classes, as Keras has it"""
     label_smoothing: float = 0.1
     """share of the target spread over all classes; in training only, not in evaluation"""
+    class_weights: dict[str, float] = field(default_factory=dict)
+    """what a picture of a class counts, by class name, those not named 1; in training only"""
 
     def __post_init__(self) -> None:
+        if self.class_weights and self.kind == "balanced_cross_entropy":
+            raise ValueError(
+                "loss.class_weights: balanced_cross_entropy weighs classes itself; "
+                "take cross_entropy"
+            )
+        for name, weight in self.class_weights.items():
+            if not 0 < weight < math.inf:
+                raise ValueError(f"loss.class_weights {name} {weight}: must be above 0")
         if not 0 <= self.label_smoothing < 1:
             raise ValueError(
                 f"loss.label_smoothing {self.label_smoothing}: must be 0 or more, below 1"
@@ -123,9 +134,22 @@ class ClassifierLearnerConfig:
             len(self.counts) != len(self.classes) or min(self.counts) < 1
         ):
             raise ValueError(f"counts {self.counts}: one above 0 for each of the classes")
+        if unknown := sorted(self.loss.class_weights.keys() - set(self.classes)):
+            raise ValueError(
+                f"loss.class_weights {unknown[0]!r}: not a class; there are "
+                + ", ".join(self.classes)
+            )
         for name in ("num_steps", "num_passes"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)}: must be at least 1")
+
+    @property
+    def class_weights(self) -> tuple[float, ...]:
+        """What a picture of each class counts in the loss; nothing where all count 1."""
+        if self.loss.kind == "balanced_cross_entropy":
+            return tuple(sum(self.counts) / (len(self.counts) * each) for each in self.counts)
+        given = self.loss.class_weights
+        return tuple(given.get(name, 1.0) for name in self.classes) if given else ()
 
 
 def refuse_augment(preprocess: Inputs, config: AugmentConfig) -> None:
@@ -176,9 +200,8 @@ class ClassifierLearner:
             frozen=config.model.frozen,
         )
         self.class_weights = None
-        if config.loss.kind == "balanced_cross_entropy":
-            counts = torch.tensor(config.counts, dtype=torch.float32, device=self.device)
-            self.class_weights = counts.sum() / (len(counts) * counts)
+        if config.class_weights:
+            self.class_weights = torch.tensor(config.class_weights, device=self.device)
 
     @property
     def networks(self) -> dict[str, nn.Module]:
@@ -231,7 +254,10 @@ class ClassifierLearner:
                 target = F.one_hot(target, logits.shape[1])
             smooth = config.label_smoothing
             wanted = target.float() * (1 - smooth) + smooth / logits.shape[1]
-            return F.mse_loss(logits.softmax(dim=1), wanted)
+            losses = F.mse_loss(logits.softmax(dim=1), wanted, reduction="none").mean(dim=1)
+            if self.class_weights is not None:
+                losses = losses * (target.float() @ self.class_weights)
+            return losses.mean()
         # over the pictures, not over their weights: the mean of two workers is that of one
         losses = F.cross_entropy(
             logits,
