@@ -3,7 +3,7 @@
 import json
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from torch.utils._pytree import tree_map
 
-from jobs.runtime.learner import Place, Training, phases_of
+from jobs.runtime.learner import Learner, Place, Training, phases_of
 from jobs.runtime.storage import Storage, join
 
 logger = logging.getLogger(__name__)
@@ -25,6 +25,7 @@ WORTH = 0.95
 """part of fp32's time that bf16 may take at most to be chosen"""
 
 Sample = Callable[[int], Mapping[str, Tensor]]
+Step = Callable[[Mapping[str, Tensor]], object]
 
 
 class Mixed(nn.Module):
@@ -60,12 +61,10 @@ def settle_precision(training: Training, place: Place, sample: Sample) -> str:
     worker: bf16 where all of them have it. Raises ValueError where bf16 is asked for on hardware
     that lacks it.
     """
-    asked = training.config.precision
-    able = has_bf16(place.device)
-    if asked == "bf16" and not able:
-        raise ValueError(f"training.precision bf16: this {place.device.type} computes in fp32 only")
-    if asked != "auto":
-        return asked
+    tried = precisions(training, place.device)
+    if training.config.precision != "auto":
+        return tried[0]
+    able = len(tried) > 1
     if place.num_workers > 1:
         found = [able] * place.num_workers
         torch.distributed.all_gather_object(found, able)
@@ -76,6 +75,37 @@ def settle_precision(training: Training, place: Place, sample: Sample) -> str:
     if place.num_workers > 1:
         torch.distributed.broadcast_object_list(chosen)
     return chosen[0]
+
+
+def precisions(training: Training, device: torch.device) -> tuple[str, ...]:
+    """What is asked for; with `auto` all that this hardware has.
+
+    Raises ValueError where bf16 is asked for on hardware that lacks it.
+    """
+    asked, able = training.config.precision, has_bf16(device)
+    if asked == "bf16" and not able:
+        raise ValueError(f"training.precision bf16: this {device.type} computes in fp32 only")
+    if asked != "auto":
+        return (asked,)
+    return ("fp32", "bf16") if able else ("fp32",)
+
+
+def timed_phases(
+    learner: Learner, place: Place, precision: str, seconds_of: Callable[[Step], float]
+) -> list[tuple[float, float]]:
+    """Parts of all steps, of sum 1, and what `seconds_of` says of a step of each in a precision."""
+    learner.distribute(partial(shared_network, place=place, precision=precision))
+    return [(part, seconds_of(learner.step)) for part in phases_of(learner)]
+
+
+def mean_seconds(phases: Sequence[tuple[float, float]]) -> float:
+    """Of a step, over all phases."""
+    return sum(part * seconds for part, seconds in phases)
+
+
+def faster(seconds: Mapping[str, float]) -> str:
+    """The precision to take, by the seconds of a step: bf16 where it is worth it."""
+    return "bf16" if seconds.get("bf16", 1e9) <= WORTH * seconds["fp32"] else "fp32"
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -116,18 +146,16 @@ def _timed(training: Training, place: Place, sample: Sample, able: bool) -> str:
     seconds = {}
     for precision in ("fp32", "bf16") if able else ("fp32",):
         learner = training.make_learner(place.device)
-        learner.distribute(partial(shared_network, place=alone, precision=precision))
-        seconds[precision] = sum(
-            part * _seconds_of_step(learner.step, batch) for part in phases_of(learner)
-        )
-    chosen = "bf16" if seconds.get("bf16", 1e9) <= WORTH * seconds["fp32"] else "fp32"
+        phases = timed_phases(learner, alone, precision, partial(_seconds_of, batch=batch))
+        seconds[precision] = mean_seconds(phases)
+    chosen = faster(seconds)
     told = {name: round(1000 * value, 3) for name, value in seconds.items()}
     logger.info("precision: %s; ms of a step: %s", chosen, told)
     training.put(PRECISION, json.dumps({"precision": chosen, "step_ms": told}).encode())
     return chosen
 
 
-def _seconds_of_step(step: Callable[[Mapping[str, Tensor]], object], batch: Any) -> float:
+def _seconds_of(step: Step, batch: Mapping[str, Tensor]) -> float:
     """Of the fastest of some steps behind the first, which allocates."""
     laps = []
     for _ in range(1 + TIMED_STEPS):

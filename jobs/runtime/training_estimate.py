@@ -1,13 +1,17 @@
 """What a training would do and take, told before it is done: its `--dry-run`."""
 
 import os
+import resource
 import statistics
+import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from jobs.runtime.epochs import make_batch
 from jobs.runtime.examples import (
@@ -18,12 +22,21 @@ from jobs.runtime.examples import (
     make_examples,
     rows_of,
 )
-from jobs.runtime.learner import Training, num_steps, phases_of
+from jobs.runtime.learner import Learner, Place, Training, num_steps
+from jobs.runtime.mixed import (
+    Step,
+    faster,
+    mean_seconds,
+    precisions,
+    read_precision,
+    timed_phases,
+)
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import clock
 from jobs.runtime.resources import joins_cluster, local_cpus
 from jobs.runtime.run import Run
 from jobs.runtime.training import TrainingResources
+from vision_ops.device import keep_memory
 
 WARM_UP_STEPS = 2
 TIMED_STEPS = 7
@@ -53,10 +66,11 @@ def describe_training(
     config, plan, rows = sample.config, plans[0], [plan.rows for plan in plans]
     count = rows[0] if len(plans) > 1 else int(rows[0] * (1 - config.validation_fraction))
     kept = f"{rows[1]:,}" if len(plans) > 1 else f"about {rows[0] - count:,}"
-    learner = sample.make_learner(torch.device("cpu"))
     pictures, size = Pictures(sample.learn), min(config.batch_size, len(sample.learn))
     batch = make_batch(pictures, sample.learn_truth, np.arange(size))
-    timed = [(part, _seconds_of(lambda: learner.step(batch))) for part in phases_of(learner)]
+    learner, timed = _timed(sample, batch)
+    seconds = {precision: mean_seconds(phases) for precision, phases in timed.items()}
+    chosen = faster(seconds) if len(seconds) > 1 else next(iter(seconds))
     numbers = {
         name: sum(p.numel() for p in network.parameters())
         for name, network in learner.networks.items()
@@ -75,12 +89,34 @@ def describe_training(
         steps = num_steps(min(count, config.max_examples or count), config)
         lines["images in memory"] = f"{sum(rows) * pictures.num_bytes / 1e6:,.1f} MB"
         lines["steps"] = f"{steps:,} in {config.epochs} epochs"
-        whole = steps * sum(part * seconds for part, seconds in timed)
-        lines["estimate"] = f"{clock(whole)} of steps in one process"
-    told = ", then ".join(f"{1000 * seconds:,.0f} ms" for _, seconds in timed)
-    lines["step"] = f"{told} for {size} images on this machine's CPU"
+        lines["estimate"] = f"{clock(steps * seconds[chosen])} of steps in one process"
+    told = ", then ".join(f"{1000 * each:,.0f} ms" for _, each in timed[chosen])
+    lines["step"] = f"{told} for {size} images in {chosen} on this machine's CPU"
+    for precision in timed.keys() - {chosen}:
+        lines["step"] += f" ({precision}: {1000 * seconds[precision]:,.0f} ms)"
+    held = sum(max(each, 0) for each in rows) * pictures.num_bytes
+    lines["memory"] = (
+        f"{(_peak_bytes() + held) / 1e9:,.1f} GB: what this process took for a step, and the images"
+    )
     width = max(map(len, lines))
     return "".join(f"{name:<{width}}  {value}\n" for name, value in lines.items())
+
+
+def _timed(
+    sample: Training, batch: Mapping[str, Tensor]
+) -> tuple[Learner, dict[str, list[tuple[float, float]]]]:
+    """A learner behind some steps; phases by the precision that is asked for, or may be chosen."""
+    keep_memory()  # as the training will
+    place = Place(device=torch.device("cpu"))
+    able = precisions(sample, place.device)
+    settled = read_precision(sample.run_uri, sample.storage).get("precision")
+    tried = (settled,) if settled in able else able
+    seconds_of = partial(_seconds_of, batch=batch)
+    learners = [sample.make_learner(place.device) for _ in tried]
+    return learners[0], {
+        precision: timed_phases(learner, place, precision, seconds_of)
+        for precision, learner in zip(tried, learners, strict=True)
+    }
 
 
 def _engine(resources: TrainingResources) -> str:
@@ -92,14 +128,20 @@ def _engine(resources: TrainingResources) -> str:
     return f"ray: {workers} on a local Ray of {local_cpus(resources.ray)} CPUs"
 
 
-def _seconds_of(step: Callable[[], object]) -> float:
+def _peak_bytes() -> int:
+    """Memory that this process took at most so far; Linux tells it in KiB, macOS in bytes."""
+    unit = 1 if sys.platform == "darwin" else 1024
+    return unit * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+def _seconds_of(step: Step, batch: Mapping[str, Tensor]) -> float:
     """Median of several steps, after those that warm up; of fewer where one takes long."""
     seconds: list[float] = []
     while len(seconds) < WARM_UP_STEPS + TIMED_STEPS:
         if len(seconds) > WARM_UP_STEPS and sum(seconds) > TIMED_S:
             break
         start = time.perf_counter()
-        step()
+        step(batch)
         seconds.append(time.perf_counter() - start)
     return statistics.median(seconds[WARM_UP_STEPS:])
 

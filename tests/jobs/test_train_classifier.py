@@ -19,6 +19,7 @@ from jobs.pictures.learning import plan_data
 from jobs.pictures.supervised import make_training
 from jobs.runtime.checkpoints import BEST, LAST, best_of
 from jobs.runtime.learner import TrainingConfig
+from jobs.runtime.mixed import has_bf16
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
@@ -181,9 +182,13 @@ def test_dry_run_of_a_first_phase_tells_both_and_what_the_second_takes(
 def test_dry_run_tells_and_writes_nothing(
     photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
-    main(replace(small(photos, tmp_path / "out"), dry_run=True))
+    config = replace(small(photos, tmp_path / "out"), dry_run=True)
+    main(replace(config, training=replace(config.training, precision="auto")))
     told = capsys.readouterr().out
     assert "15 in 3 epochs" in told  # 45 of 60 learnt from, by 8
+    assert "45 to learn from, about 15 kept back" in told
+    assert ("bf16" in told) == has_bf16(torch.device("cpu"))
+    assert re.search(r"memory +[\d.]+ GB", told)
     assert "of network" in told
     assert "estimate" in told
     assert not (tmp_path / "out").exists()
