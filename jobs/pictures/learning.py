@@ -76,11 +76,9 @@ def plan_data(run: Run, request: TrainingJobConfig, *, write: bool = True) -> li
     return plans
 
 
-def with_engine(request: Request, plans: Sequence[Plan]) -> Request:
-    """The request with the engine decided, by the rows of its plans."""
-    counts = [plan.rows for plan in plans]
-    rows = -1 if min(counts) < 0 else sum(counts)
-    return replace(request, resources=decide_engine(request.resources, rows))
+def with_engine(request: Request) -> Request:
+    """The request with the engine decided."""
+    return replace(request, resources=decide_engine(request.resources))
 
 
 def read_data(

@@ -207,7 +207,7 @@ def finetune() -> Config:
         ),
         optim=OptimConfig(learning_rate=5e-4, schedule="cosine", warmup=0.05),
         augment=AugmentConfig(rotation_deg=5, shift=0.08, scale=0.15, flip=True, colour=0.1),
-        training=TrainingConfig(epochs=10, batch_size=32),
+        training=TrainingConfig(epochs=10, batch_size=32, precision="auto"),
         out="runs/finetune",
     )
 

@@ -105,7 +105,7 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
             logger.info("%s: already trained: %s", run.path(BEST), tell(best, task))
             return run
         plans = plan_data(run, config)
-        config = with_engine(config, plans)
+        config = with_engine(config)
         training = make_training(run, config, task, plans, start)
         run.note(status="running")
         history = fit(training, config.resources)
@@ -186,7 +186,7 @@ def refuse_empty(counts: np.ndarray, classes: Sequence[str], asked: TrainingConf
 def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None) -> str:
     """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
     plans = plan_data(run, config, write=False)
-    config = with_engine(config, plans)
+    config = with_engine(config)
     reading = make_reading(run.uri, config, plans[0])
     sample = read_sample(plans[0], reading, SAMPLE_BATCHES * config.training.batch_size)
     begin = str(start.path) if start else ""

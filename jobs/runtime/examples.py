@@ -9,9 +9,11 @@ import logging
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import closing
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, replace
 from functools import cache
+from queue import SimpleQueue
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -192,11 +194,25 @@ def _known(extent: Sequence[int], pixels: np.ndarray) -> tuple[tuple[int, ...], 
     return tuple(extent), int.from_bytes(digest)
 
 
-def decode_here(plan: Plan, reading: ReaderArgs) -> Iterator[pa.Table]:
-    """Every slice of the plan in turn, decoded in this process's own decoder child."""
-    with closing(SliceReader(reading)) as reader:
-        for piece in plan.slices:
-            yield _decode(reader, [piece])
+def decode_here(plan: Plan, reading: ReaderArgs, num_readers: int) -> Iterator[pa.Table]:
+    """Every slice of the plan in its order, by so many decoder children of this process."""
+    idle = SimpleQueue[SliceReader]()
+
+    def decode(piece: Slice) -> pa.Table:
+        reader = idle.get()
+        try:
+            return _decode(reader, [piece])
+        finally:
+            idle.put(reader)
+
+    count = max(1, min(num_readers, len(plan.slices)))
+    with ExitStack() as stack, ThreadPoolExecutor(count) as pool:
+        for _ in range(count):
+            idle.put(stack.enter_context(closing(SliceReader(reading))))
+        try:
+            yield from pool.map(decode, plan.slices)
+        finally:
+            pool.shutdown(cancel_futures=True)
 
 
 def decode_pieces(table: pa.Table, key: bytes) -> pa.Table:

@@ -112,12 +112,8 @@ def decide_engine(resources: Resources, rows: int) -> Resources:
     """The same with `auto` decided, for a plan of so many rows (-1: not known)."""
     if resources.engine != "auto":
         return resources
-    return replace(resources, engine=usual_engine(rows))
-
-
-def usual_engine(rows: int) -> Engine:
-    """What `auto` is for so many rows (-1: not known)."""
-    return "inline" if 0 <= rows < FEW_ROWS and not joins_cluster() else "ray"
+    inline = 0 <= rows < FEW_ROWS and not joins_cluster()
+    return replace(resources, engine="inline" if inline else "ray")
 
 
 def inline_turns(resources: Resources) -> int:

@@ -27,7 +27,7 @@ from jobs.runtime.learner import (
 from jobs.runtime.memory import free_memory
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress, decoding_line
-from jobs.runtime.resources import Resources, usual_engine
+from jobs.runtime.resources import Resources, joins_cluster, local_cpus
 from jobs.runtime.teller import Teller
 
 MEMORY_SHARE = 0.8
@@ -39,8 +39,8 @@ class TrainingResources:
     """How a training is run: how fast, how patient."""
 
     engine: Literal["auto", "ray", "inline"] = "auto"
-    """ray: workers of Ray Train, here or on a cluster; inline: this process; auto: inline for one
-    worker and fewer rows than repay Ray's start, where no cluster is named"""
+    """ray: workers of Ray Train, here or on a cluster; inline: this process, on all its cores;
+    auto: inline for one worker, where no cluster is named"""
     num_workers: int = 1
     """processes that share each batch; sums of floats differ in the last bits with their number"""
     cpus_per_worker: int = 0
@@ -84,13 +84,16 @@ class TrainingResources:
         return Resources(num_cpus=self.num_cpus, verbose=self.verbose)
 
 
-def decide_engine(resources: TrainingResources, rows: int) -> TrainingResources:
-    """The same with `auto` decided, for so many rows to be read (-1: not known)."""
+def decide_engine(resources: TrainingResources) -> TrainingResources:
+    """The same with `auto` decided.
+
+    One worker of a local Ray would have a core less than this process, and its start before it.
+    """
     if resources.engine != "auto":
         return resources
     # what this process would use alone it cannot share: half a GPU, or two
     one = resources.num_workers == 1 and resources.gpus_per_worker in (0, 1)
-    return replace(resources, engine=usual_engine(rows) if one else "ray")
+    return replace(resources, engine="inline" if one and not joins_cluster() else "ray")
 
 
 def refuse_too_large(plans: Sequence[Plan], decoder: Decoder, resources: TrainingResources) -> None:
@@ -129,7 +132,7 @@ def read_examples(plan: Plan, reading: ReaderArgs, resources: TrainingResources)
         return decode_in_tasks(plan, reading, resources)
     room, held, blocks = MEMORY_SHARE * free_memory(), 0, list[pa.Table]()
     with Progress(len(plan.slices), 0, decoding_line) as progress:
-        for block in decode_here(plan, reading):
+        for block in decode_here(plan, reading, local_cpus(resources.ray)):
             blocks.append(block)
             held += block.nbytes
             _refuse_above(room, held, "this machine")

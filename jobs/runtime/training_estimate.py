@@ -51,7 +51,7 @@ def read_sample(plan: Plan, reading: ReaderArgs, count: int) -> Examples:
     places = np.linspace(0, len(plan.slices) - 1, wanted).round().astype(int)
     taken = [plan.slices[place] for place in dict.fromkeys(places.tolist())]
     part = replace(plan, slices=taken)
-    blocks = list(decode_here(part, reading))
+    blocks = list(decode_here(part, reading, num_readers=1))
     described = [rows_of(block) for block in blocks]
     return make_examples(part, reading.decoder, blocks, described, max_failed_fraction=1.0)
 

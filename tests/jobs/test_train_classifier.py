@@ -15,9 +15,10 @@ import torch
 from safetensors.torch import load_file
 from tensorboardX.proto import event_pb2
 
-from jobs.pictures.learning import plan_data
+from jobs.pictures.learning import make_reading, plan_data
 from jobs.pictures.supervised import make_training
 from jobs.runtime.checkpoints import BEST, LAST, best_of
+from jobs.runtime.examples import decode_here, rows_of
 from jobs.runtime.learner import TrainingConfig
 from jobs.runtime.mixed import has_bf16
 from jobs.runtime.run import Run, TooManyFailedError
@@ -304,6 +305,22 @@ def test_few_rows_are_learnt_from_in_this_process_and_the_dry_run_says_so(
     told = capsys.readouterr().out
     assert "ray: 2 workers on a local Ray" in told
     assert "60 to learn from, 20 kept back" in told
+
+
+def test_slices_decoded_at_the_same_time_come_in_the_order_of_the_plan(
+    photos: Path, tmp_path: Path
+):
+    config = small(photos, tmp_path / "run")
+    config = replace(config, data=replace(config.data, slice_rows=4))
+    with Run.open(
+        config.out, job="x", config=config, identity={"a": 1}, storage=Storage(config.storage)
+    ) as run:
+        (plan,) = plan_data(run, config)
+        reading = make_reading(run.uri, config, plan)
+        alone, shared = (list(decode_here(plan, reading, count)) for count in (1, 4))
+    assert len(alone) == len(plan.slices) > 10
+    assert [rows_of(block) for block in shared] == [rows_of(block) for block in alone]
+    assert [block["pixels"] for block in shared] == [block["pixels"] for block in alone]
 
 
 def test_signals_are_refused_for_a_network_of_pictures_before_they_are_read(
