@@ -253,10 +253,15 @@ def test_passes_of_both_sizes_are_tried_and_give_the_same_bits(compiled, tmp_pat
         assert np.array_equal(again[0], logits)
         assert np.array_equal(again[1], features)
     caller = network.callers.get()
+    network.callers.put(caller)
     assert [len(laps) for laps in caller.seconds.values()] == [TRIED, TRIED]
     for faster in (4, 32):
         caller.seconds = {size: [1.0 + (size != faster)] * TRIED for size in (32, 4)}
         assert caller.size() == faster
+        for rows in (0, 1, 31, 32, 63):
+            again = network(pixels[:rows])
+            assert np.array_equal(again[0], logits[:rows])
+            assert np.array_equal(again[1], features[:rows])
 
 
 def test_auto_takes_the_fastest_that_agrees_and_remembers_it(folder, sample):

@@ -120,8 +120,8 @@ class OpenVinoNetwork:
                     _refuse_nonsense(caller.requests, part)
                     caller.is_checked = True
                 start, size = self.clock(), caller.size()
-                pieces = full_passes(part, size)
-                found += [_inferred(caller, piece, size) for piece, _ in pieces]
+                pieces = full_passes(part[:rows], size)
+                found += [_inferred(caller, piece, count) for piece, count in pieces]
                 if len(caller.seconds[size]) < TRIED:
                     caller.seconds[size].append(self.clock() - start)
         finally:
