@@ -37,7 +37,6 @@ from jobs.runtime.learner import (
     steps_per_epoch,
 )
 from jobs.runtime.mixed import settle_precision, shared_network
-from vision_ops.device import keep_memory
 
 EVALUATION_BATCH_SIZE = 256
 SYNC_STEPS = 10
@@ -54,8 +53,6 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
     Raises FloatingPointError where numbers are none any more, see `jobs.runtime.divergence`.
     """
     config = training.config
-    if place.device.type == "cpu":
-        keep_memory()  # before the precisions are timed
     learner = training.make_learner(place.device)
     state = load_state(training, learner)
     learn, validate = Pictures(training.learn), Pictures(training.validate)

@@ -36,7 +36,6 @@ from jobs.runtime.progress import clock
 from jobs.runtime.resources import joins_cluster, local_cpus
 from jobs.runtime.run import Run
 from jobs.runtime.training import TrainingResources
-from vision_ops.device import keep_memory
 
 WARM_UP_STEPS = 2
 TIMED_STEPS = 7
@@ -106,7 +105,6 @@ def _timed(
     sample: Training, batch: Mapping[str, Tensor]
 ) -> tuple[Learner, dict[str, list[tuple[float, float]]]]:
     """A learner behind some steps; phases by the precision that is asked for, or may be chosen."""
-    keep_memory()  # as the training will
     place = Place(device=torch.device("cpu"))
     able = precisions(sample, place.device)
     settled = read_precision(sample.run_uri, sample.storage).get("precision")

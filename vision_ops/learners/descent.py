@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from vision_ops.augment import Draws
+from vision_ops.device import keep_memory
 from vision_ops.learners.optimizer import OptimConfig, rate
 
 
@@ -22,6 +23,8 @@ class Descent:
 
     `optimizer` is over the parameters of `network` that learn. In the first `frozen` part of the
     steps, 0..1, `head` alone learns. A batch is gone through in `num_passes` pieces.
+
+    On a CPU the process keeps the memory that a step frees for the next one.
 
     What draws from torch's own generator (dropout, MixUp) differs from worker to worker; what draws
     from `draws` does not.
@@ -39,6 +42,8 @@ class Descent:
         head: nn.Module | None = None,
         frozen: float = 0.0,
     ) -> None:
+        if all(parameter.device.type == "cpu" for parameter in network.parameters()):
+            keep_memory()
         self.network = network
         self.optimizer = optimizer
         self.config = config
