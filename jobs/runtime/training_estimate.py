@@ -26,8 +26,8 @@ from jobs.runtime.learner import Learner, Place, Training, num_steps
 from jobs.runtime.mixed import (
     Step,
     faster,
+    has_bf16,
     mean_seconds,
-    precisions,
     read_precision,
     timed_phases,
 )
@@ -106,9 +106,11 @@ def _timed(
 ) -> tuple[Learner, dict[str, list[tuple[float, float]]]]:
     """A learner behind some steps; phases by the precision that is asked for, or may be chosen."""
     place = Place(device=torch.device("cpu"))
-    able = precisions(sample, place.device)
+    # on a CPU without bfloat16 what a GPU would do is told by fp32
+    able = ("fp32", "bf16") if has_bf16(place.device) else ("fp32",)
     settled = read_precision(sample.run_uri, sample.storage).get("precision")
-    tried = (settled,) if settled in able else able
+    wanted = settled or sample.config.precision
+    tried = (wanted,) if wanted in able else able if wanted == "auto" else ("fp32",)
     seconds_of = partial(_seconds_of, batch=batch)
     learners = [sample.make_learner(place.device) for _ in tried]
     return learners[0], {
