@@ -17,6 +17,10 @@ from jobs.__main__ import summaries
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 PACKAGES = ("jobs", "vision_ops", "cluster")
+TOP_LEVEL = {
+    *(".ci", ".gitignore", "LICENSE", "Makefile", "README.md", "constraints.txt", "pyproject.toml"),
+    *("cluster", "jobs", "tests", "vision_ops"),
+}
 FORBIDDEN_NAMES = {"utils", "helpers", "common", "core", "manager", "base", "misc"}
 
 
@@ -74,6 +78,13 @@ def test_processes_start_without_what_they_do_not_need(modules: str, heavy: set[
 
 def test_no_module_has_a_name_that_says_nothing():
     assert not [p for p in sources(*PACKAGES) if FORBIDDEN_NAMES & set(p.stem.split("_"))]
+
+
+def test_nothing_else_lies_at_the_top():
+    if not (ROOT / ".git").exists():
+        pytest.skip("no checkout")
+    listed = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True).stdout
+    assert {name.partition("/")[0] for name in listed.splitlines()} == TOP_LEVEL
 
 
 def test_the_readme_shows_every_file():
