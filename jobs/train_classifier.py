@@ -13,7 +13,8 @@ reads    image files, Parquet shards or WebDataset tars, with labels; videos; si
          .ts, .arff, WFDB records) and volumes (.nii, .nii.gz, .npy)
 
 writes   checkpoints/best.safetensors   weights and card; the last epoch that is within a
-                                        standard error of the lowest loss on images kept back
+                                        standard error of the lowest loss on images kept back,
+                                        with --training.patience that of the lowest
          checkpoints/last.safetensors   of the last one
          metrics.jsonl                  a line per epoch: loss and accuracy on the images kept back
                                         and (train_) on as many of those learnt from
@@ -77,13 +78,31 @@ def as_training(
     """See `jobs.pictures.supervised.AsTraining`."""
     refuse_unlabelled(learn, "data")
     refuse_unlabelled(validate, "validation" if config.validation.uri else "data")
+    learner = make_learner_config(config, learn, validate, whole)
+    return Training(
+        run_uri=run.uri,
+        storage=run.storage,
+        make_learner=learner_maker(ClassifierLearner, learner, run.storage, start),
+        learn=learn,
+        learn_truth={"target": targets(learn.truths, learner.classes, "data")},
+        validate=validate,
+        validate_truth={"target": targets(validate.truths, learner.classes, "validation")},
+        config=config.training,
+    )
+
+
+def make_learner_config(
+    config: Config, learn: Examples, validate: Examples, whole: bool = True
+) -> ClassifierLearnerConfig:
+    """What the learner is made of. Where not all examples are here, classes may be named alone."""
     everything = np.concatenate([learn.truths, validate.truths])
     classes = class_names(everything, config.model.classes)
-    learn_targets = targets(learn.truths, classes, "data")
-    counts = np.bincount(learn_targets, minlength=len(classes))
+    if not whole:
+        classes += tuple(sorted(config.loss.class_weights.keys() - set(classes)))
+    counts = np.bincount(targets(learn.truths, classes, "data"), minlength=len(classes))
     if whole:
         refuse_empty(counts, classes, config.training)
-    learner = ClassifierLearnerConfig(
+    return ClassifierLearnerConfig(
         model=config.model,
         optim=config.optim,
         loss=config.loss,
@@ -95,22 +114,18 @@ def as_training(
         seed=config.training.seed,
         source=f"trained on {config.data.uri}",
     )
-    return Training(
-        run_uri=run.uri,
-        storage=run.storage,
-        make_learner=learner_maker(ClassifierLearner, learner, run.storage, start),
-        learn=learn,
-        learn_truth={"target": learn_targets},
-        validate=validate,
-        validate_truth={"target": targets(validate.truths, classes, "validation")},
-        config=config.training,
-    )
+
+
+def loss_of_chance(config: Config, training: Training) -> float:
+    """Of one who knows the classes' shares, and what each class counts."""
+    learner = make_learner_config(config, training.learn, training.validate)
+    return entropy(training.validate_truth["target"], learner.class_weights)
 
 
 TASK = Task(
     job="train_classifier",
     as_training=as_training,
-    loss_of_chance=lambda _, training: entropy(training.validate_truth["target"]),
+    loss_of_chance=loss_of_chance,
     told={"accuracy": "accuracy"},
 )
 

@@ -24,7 +24,7 @@ from dataclasses import replace
 import numpy as np
 import torch
 
-from jobs.pictures.localization import Learnable, learnable
+from jobs.pictures.localization import Learnable, largest_labels, learnable
 from jobs.pictures.localizer_recipes import PRESETS, Config
 from jobs.pictures.presets import parse_preset
 from jobs.pictures.supervised import Task, entropy, learner_maker, refuse_empty, train
@@ -109,6 +109,7 @@ TASK = Task(
     job="train_localizer",
     as_training=as_training,
     loss_of_chance=loss_of_chance,
+    names_of=largest_labels,
     told={
         "iou": "mean IoU",
         "above_half": "share of IoU > 0.5",

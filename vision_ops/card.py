@@ -222,6 +222,15 @@ def check_pixels(card: Card, preprocess: Preprocess, weights: str, name: str) ->
             )
 
 
+def check_activation(card: Card, activation: str, weights: str) -> None:
+    """Raise ValueError where a network learnt with another function between its layers."""
+    if card.activation != activation:
+        raise ValueError(
+            f"model.weights {weights}: learnt with {card.activation} between its layers, not "
+            f"{activation}"
+        )
+
+
 def read_card(path: str | Path) -> Card:
     """The card of a checkpoint, from the header alone. Raises ValueError, naming the file."""
     if is_onnx(path):

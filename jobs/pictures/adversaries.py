@@ -7,7 +7,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from jobs.runtime.checkpoints import BEST, best_of, read_metrics
+from jobs.runtime.checkpoints import BEST, read_metrics
 from jobs.runtime.examples import Pictures
 from jobs.runtime.learner import Metrics, Training
 from jobs.runtime.report import charts
@@ -55,13 +55,15 @@ def balance(history: Sequence[Metrics]) -> str:
     return ""
 
 
-def unjudged(history: Sequence[Metrics], chance: float, *, measures: Mapping[str, str]) -> Verdict:
+def unjudged(
+    _: Sequence[Metrics], best: Metrics, chance: float, *, measures: Mapping[str, str]
+) -> Verdict:
     """In place of a verdict: what is known of the generator that was kept, by name of metric.
 
     Curves of a network that fits say so because its loss is what it lowers. Here each lowers one
     that the other raises, and what is measured is neither.
     """
-    best, (first, *_) = best_of(history), measures.values()
+    first = next(iter(measures.values()))
     told = ", ".join(
         f"{name} {best[f'train_{key}']:.4f} and {best[key]:.4f}" for key, name in measures.items()
     )

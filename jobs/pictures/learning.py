@@ -114,10 +114,4 @@ def plan_source(run: Run, request: TrainingJobConfig, name: str, *, write: bool 
     """The slices of a source, the same in each attempt: a training does not change its data."""
     source = request.data if name == "data" else request.validation
     origin = open_source(source, run.storage, request.decode, request.model.preprocess)
-    plan = make_plan(origin, run, write=write)
-    if write and 0 < plan.num_new < len(plan.slices):
-        raise ValueError(
-            f"{name}.uri: {source.uri} grew by {plan.num_new} slices since this training began; "
-            "choose another --out"
-        )
-    return plan
+    return make_plan(origin, run, may_grow=False, write=write)

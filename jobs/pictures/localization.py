@@ -156,6 +156,20 @@ def learnable(
     )
 
 
+def largest_labels(examples: Examples) -> np.ndarray:
+    """Label of the largest object of each picture: str (N,), "" where none can be told."""
+    return np.array([_largest_label(str(truth)) for truth in examples.truths], np.str_)
+
+
+def _largest_label(truth: str) -> str:
+    try:
+        objects = from_truth(truth)
+    except ValueError:  # said where it is learnt from
+        return ""
+    boxes = np.array([each.box for each in objects], np.float64).reshape(-1, 4)
+    return objects[int(area(boxes).argmax())].label if objects else ""
+
+
 def _largest(
     truth: str, extent: Sequence[int], preprocess: Preprocess
 ) -> tuple[Marked, np.ndarray, int]:

@@ -18,6 +18,7 @@ from jobs.pictures.learning import (
     read_data,
     with_engine,
 )
+from jobs.runtime.begun import as_begun
 from jobs.runtime.checkpoints import BEST, best_of, read_metrics
 from jobs.runtime.examples import Examples, shared_pictures, some_of_each, whole_groups
 from jobs.runtime.learner import Learner, Metrics, Training, TrainingConfig
@@ -40,7 +41,7 @@ SAMPLE_BATCHES = 2
 SHARES_OF_IMAGES = ("accuracy", "above_half", "localisation_accuracy")
 """metrics that count images"""
 WITHOUT_EFFECT = ("resources", "storage", "out", "dry_run", "accept_licence")
-"""fields of a config that change no result"""
+"""fields of a config that a run may be continued with others of"""
 
 
 Asked = TypeVar("Asked", bound=TrainingJobConfig)
@@ -76,12 +77,16 @@ class Task(Generic[Asked]):
     """of one who knows no more than how often each answer is right"""
     told: dict[str, str]
     """metric -> its name for a person, the chief one first"""
+    names_of: Callable[[Examples], np.ndarray] = lambda examples: examples.truths
+    """str (N,), of which `training.max_examples` keeps one of each or more"""
     whole_classes: bool = False
     """a class is learnt from or validated on as a whole: what is learnt is for others than these"""
     shown: Callable[[Run, Asked, Training], Sequence[Section]] = nothing_shown
     """what the report shows of a finished training before its curves"""
-    judge: Callable[[Sequence[Metrics], float], training_report.Verdict] = training_report.judge
-    """whether it fits, by its epochs and the loss of chance"""
+    judge: Callable[[Sequence[Metrics], Metrics, float], training_report.Verdict] = (
+        training_report.judge
+    )
+    """whether it fits, by its epochs, that of them which was kept, and the loss of chance"""
     beside: Mapping[str, object] = field(default_factory=dict)
     """what can change a result and is not in the config: what files it names hold"""
 
@@ -101,7 +106,7 @@ def train(config: Asked, task: Task[Asked], start: Resolved | None) -> Run:
             sys.stdout.write(describe(run, config, task, start))
             return run
         if run.manifest.get("status") == "done":
-            best = best_of(read_metrics(run.uri, run.storage))
+            best = best_of(read_metrics(run.uri, run.storage), config.training.patience)
             logger.info("%s: already trained: %s", run.path(BEST), tell(best, task))
             return run
         plans = plan_data(run, config)
@@ -134,11 +139,13 @@ def make_training(
     if start is not None:
         run.put(START, start.path.read_bytes())
     learn, validate = read_data(run, config, plans, whole_classes=task.whole_classes)
+    sides = as_begun(run, {"learn": learn, "validate": validate})
+    learn, validate = sides["learn"], sides["validate"]
     asked = config.training
     if asked.max_examples and task.whole_classes:
         learn = learn.take(whole_groups(learn.groups, asked.max_examples, asked.seed))
     elif asked.max_examples:
-        learn = learn.take(some_of_each(learn.truths, asked.max_examples, asked.seed))
+        learn = learn.take(some_of_each(task.names_of(learn), asked.max_examples, asked.seed))
     uri = run.path(START) if start else ""
     training = task.as_training(run, config, learn, validate, uri, True)
     classes = ""
@@ -198,13 +205,14 @@ def finish(
     run: Run, config: Asked, training: Training, history: Sequence[Metrics], task: Task[Asked]
 ) -> None:
     """Say what came out, in the manifest and to the person."""
-    best, chance = best_of(history, training.monitor), task.loss_of_chance(config, training)
+    best = best_of(history, training.config.patience)
+    chance = task.loss_of_chance(config, training)
     shared = shared_pictures(training.learn, training.validate)
     rests = " ".join(filter(None, (_rests_on(best, training, task), shared)))
     warning = training.alarm(history[-1])
-    watched, verdict = training.watch(history), task.judge(history, chance)
+    watched, verdict = training.watch(history), task.judge(history, best, chance)
     shown = task.shown(run, config, training)
-    report = training_report.write(run, history, verdict, rests, warning, shown)
+    report = training_report.write(run, history, best, verdict, rests, warning, shown)
     run.lap("report")
     weights = run.storage.read(run.path(BEST))
     run.finish(
@@ -243,8 +251,12 @@ def tell(metrics: Metrics, task: Task[Asked]) -> str:
     return ", ".join(f"{name} {metrics[key]:.4f}" for key, name in task.told.items())
 
 
-def entropy(targets: np.ndarray) -> float:
-    """Cross-entropy of guessing int64 (N,) by the classes' shares, in nats."""
-    counts = np.bincount(targets)
-    shares = counts[counts > 0] / counts.sum()
-    return float(-(shares * np.log(shares)).sum())
+def entropy(targets: np.ndarray, weights: Sequence[float] = ()) -> float:
+    """Cross-entropy of guessing int64 (N,) by the classes' shares, in nats.
+
+    `weights`: what an answer of each class counts, also in the shares; empty: 1.
+    """
+    counts = np.bincount(targets, minlength=len(weights))
+    masses = counts * np.array(weights) if weights else counts
+    masses = masses[masses > 0]
+    return float(-(masses * np.log(masses / masses.sum())).sum() / len(targets))

@@ -30,7 +30,7 @@ def put_weights(training: Training, learner: Learner, history: list[Metrics]) ->
     with tempfile.TemporaryDirectory() as folder:
         learner.save(Path(folder) / posixpath.basename(LAST))
         files = {file.name: file.read_bytes() for file in sorted(Path(folder).iterdir())}
-    is_best = best_of(history, training.monitor) is history[-1]
+    is_best = best_of(history, training.config.patience) is history[-1]
     for name, data in files.items():
         training.put(f"checkpoints/{name}", data)
         if is_best:
@@ -44,15 +44,15 @@ def put_state(training: Training, learner: Learner, state: State) -> None:
     training.put(STATE, data.getvalue())
 
 
-def best_of(history: Sequence[Metrics], monitor: str = "loss") -> Metrics:
-    """The last epoch within one standard error of the lowest value (Breiman et al. 1984, 3.4.3).
+def best_of(history: Sequence[Metrics], patience: int = 0) -> Metrics:
+    """The last epoch within one standard error of the lowest loss on images kept back.
 
     The lowest of many noisy values is partly luck; what the schedule brought to its end is not.
-    The error is the metric `<monitor>_error`; without one it is 0.
+    With `patience` training ends where that loss has risen: there it is the last of the lowest.
     """
-    lowest = min(history, key=lambda metrics: metrics[monitor])
-    limit = lowest[monitor] + lowest.get(f"{monitor}_error", 0.0)
-    return [metrics for metrics in history if metrics[monitor] <= limit][-1]
+    lowest = min(history, key=lambda metrics: metrics["loss"])
+    error = 0.0 if patience else lowest.get("loss_error", 0.0)
+    return [metrics for metrics in history if metrics["loss"] <= lowest["loss"] + error][-1]
 
 
 def load_state(training: Training, learner: Learner) -> State:

@@ -56,6 +56,9 @@ def exit_code(main: Callable[[Config], object], config: Config) -> int:
     except TooManyFailedError as refusal:
         logger.error("%s", refusal)
         return TOO_MANY_FAILED
+    except FloatingPointError as diverged:  # says itself what would help: no repetition
+        logger.error("%s", diverged)
+        return 1
     except KeyboardInterrupt as stopped:
         told = str(stopped) or "interrupted"
         logger.error("%s; the same command continues where it stopped", told)

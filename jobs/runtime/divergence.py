@@ -15,20 +15,28 @@ from jobs.runtime.learner import Learner, Metrics, Training
 from jobs.runtime.storage import join
 
 NAMED_IDS = 8
-LOSS = "the loss is no finite number in step "
-WEIGHTS = "weights are no finite numbers after step "
+SIGN = "diverged in step "
+"""what a sum of workers begins with that tells of divergence; the step and what is wrong follow"""
+NAMES = {"objective": "loss"}
+"""of a step's scalars, for a person"""
 
 
 def signs_of(scalars: Mapping[str, float], step: int) -> dict[str, float]:
     """What a step's scalars say of divergence, as a sum of workers; empty: nothing."""
-    return {} if all(map(math.isfinite, scalars.values())) else {f"{LOSS}{step}": 1.0}
+    broken = [name for name, value in scalars.items() if not math.isfinite(value)]
+    if not broken:
+        return {}
+    name = NAMES.get(broken[0], broken[0].replace("_", " "))
+    return {f"{SIGN}{step}: the {name} is no finite number": 1.0}
 
 
 def signs_in(learner: Learner, step: int) -> dict[str, float]:
     """The same of the weights that the step left."""
     weights = (each for network in learner.networks.values() for each in network.parameters())
     finite = [each.detach().isfinite().all() for each in weights if each.is_floating_point()]
-    return {} if not finite or bool(torch.stack(finite).all()) else {f"{WEIGHTS}{step}": 1.0}
+    if not finite or bool(torch.stack(finite).all()):
+        return {}
+    return {f"{SIGN}{step}: it left weights that are no numbers": 1.0}
 
 
 def check_steps(
@@ -38,20 +46,14 @@ def check_steps(
 
     In every worker alike. It names the first such step, its pictures, and what can be gone back to.
     """
-    signs = [
-        (int(name.removeprefix(what)), what)
-        for what in (LOSS, WEIGHTS)
-        for name in shared
-        if name.startswith(what)
-    ]
+    signs = [name.removeprefix(SIGN).split(": ", 1) for name in shared if name.startswith(SIGN)]
     if not signs:
         return
-    step, what = min(signs)
+    step, said = min((int(step), said) for step, said in signs)
     ids = training.learn.ids[batches[step]].tolist()
     named = ", ".join(ids[:NAMED_IDS]) + (
         f" and {len(ids) - NAMED_IDS} more" * (len(ids) > NAMED_IDS)
     )
-    said = "the loss is no finite number" if what == LOSS else "it left weights that are no numbers"
     raise FloatingPointError(
         f"epoch {epoch + 1}, step {step + 1}: {said}; pictures: {named}; "
         f"{_way_back(training, epoch)}"
@@ -63,8 +65,7 @@ def check_metrics(training: Training, metrics: Metrics) -> None:
 
     Other metrics may be none: what too few pairs tell is not known.
     """
-    judged = training.monitor
-    for name in (judged, f"{judged}_error", f"train_{judged}"):
+    for name in ("loss", "loss_error", "train_loss"):
         if not math.isfinite(metrics.get(name, 0.0)):
             epoch = int(metrics["epoch"]) - 1
             raise FloatingPointError(
@@ -75,4 +76,7 @@ def check_metrics(training: Training, metrics: Metrics) -> None:
 
 def _way_back(training: Training, epoch: int) -> str:
     left = f"{join(training.run_uri, LAST)} is of epoch {epoch}" if epoch else "none was completed"
-    return f"last good checkpoint: {left}; a lower optim.learning_rate may help"
+    return (
+        f"last good checkpoint: {left}; the same command would end here again: a lower "
+        "optim.learning_rate, with another --out, may help"
+    )

@@ -39,6 +39,9 @@ from jobs.runtime.learner import (
 from jobs.runtime.mixed import settle_precision, shared_network
 
 EVALUATION_BATCH_SIZE = 256
+"""pictures that are evaluated at a time, at most"""
+EVALUATION_BYTES = 4_000_000
+"""of pictures at a time; more where a step takes more at once, which needs more memory for each"""
 SYNC_STEPS = 10
 """steps between two moments at which workers add up what they have, and may keep it"""
 
@@ -74,15 +77,18 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
         steps, epoch = state.step, len(state.history)
         count, wanted = len(training.learn), len(training.validate)
         seen = training.order.compared(count, wanted, config.seed)
-        learnt = learner.summarize(evaluate(learner, learn, training.learn_truth, seen, place))
+        size = evaluation_size(training, place, learn.num_bytes)
+        learnt = learner.summarize(
+            evaluate(learner, learn, training.learn_truth, seen, place, size)
+        )
         everything = np.arange(len(training.validate))
         metrics: Metrics = {
             "epoch": epoch + 1,
             "step": (epoch + 1) * steps,
-            **{name: value / steps / place.num_workers for name, value in state.sums.items()},
+            **{name: value / steps for name, value in state.sums.items()},
             **{f"train_{name}": value for name, value in learnt.items()},
             **learner.summarize(
-                evaluate(learner, validate, training.validate_truth, everything, place)
+                evaluate(learner, validate, training.validate_truth, everything, place, size)
             ),
             "images_per_s": steps * batch_size(training, place) / state.seconds,
             "seconds": state.seconds + time.monotonic() - start,
@@ -91,10 +97,10 @@ def run_worker(training: Training, place: Place, show: Show = lambda _: None) ->
         state = State(history=[*state.history, metrics], sums={})
         if place.rank == 0:
             put_weights(training, learner, state.history)
-            put_state(training, learner, state)
-            write_metrics(training, state.history)
             if training.tensorboard:
                 put_events(training, metrics)
+            put_state(training, learner, state)  # no later attempt does what is above again
+            write_metrics(training, state.history)
         show(metrics)
     return state.history
 
@@ -103,6 +109,12 @@ def batch_size(training: Training, place: Place) -> int:
     """Pictures of a step over all workers: as asked, or what there is, the same for each worker."""
     size = min(training.config.batch_size, len(training.learn))
     return size // place.num_workers * place.num_workers
+
+
+def evaluation_size(training: Training, place: Place, num_bytes: int) -> int:
+    """Pictures, each of so many bytes, that a worker evaluates at a time."""
+    piece = -(-batch_size(training, place) // place.num_workers // training.config.num_passes)
+    return min(EVALUATION_BATCH_SIZE, max(piece, EVALUATION_BYTES // num_bytes))
 
 
 def learn_epoch(
@@ -139,13 +151,12 @@ def learn_epoch(
         shared = merged({**sums, **signs}, place)
         check_steps(training, batches, epoch, shared)
         done, state.step = step + 1 - state.step, step + 1
-        total = Counter(state.sums)
-        total.update(shared)
-        state.sums = dict(total)
+        means = {name: value / place.num_workers for name, value in shared.items()}
+        state.sums |= {name: state.sums.get(name, 0.0) + value for name, value in means.items()}
         sums.clear()
         now = time.monotonic()
         state.seconds = before + now - start
-        means = {name: value / done / place.num_workers for name, value in shared.items()}
+        means = {name: value / done for name, value in means.items()}
         show(StepsDone(epoch=epoch, step=state.step, taken=done, steps=steps, scalars=means))
         # behind the last step too: the evaluation that follows may be long, and be broken off
         if place.rank == 0 and now - saved >= training.checkpoint_every_s:
@@ -159,23 +170,21 @@ def evaluate(
     truth: Mapping[str, np.ndarray],
     chosen: np.ndarray,
     place: Place,
+    size: int,
 ) -> dict[str, Any]:
-    """Sums over the chosen pictures, each seen once by one worker."""
+    """Sums over the chosen pictures, `size` at a time, each seen once by one worker."""
     mine = chosen[place.rank :: place.num_workers]
-    pieces = [
-        mine[first : first + EVALUATION_BATCH_SIZE]
-        for first in range(0, len(mine), EVALUATION_BATCH_SIZE)
-    ]
+    pieces = [mine[first : first + size] for first in range(0, len(mine), size)]
     sums = [learner.evaluate(make_batch(pictures, truth, piece)) for piece in pieces]
     return merged(added(sums), place)
 
 
 def is_stopped(history: Sequence[Metrics], training: Training) -> bool:
-    """Whether the monitored value has not become lower for `patience` epochs."""
+    """Whether the loss on images kept back has not become lower for `patience` epochs."""
     patience = training.config.patience
     if not patience or not history:
         return False
-    values = [metrics[training.monitor] for metrics in history]
+    values = [metrics["loss"] for metrics in history]
     return len(values) - 1 - values.index(min(values)) >= patience
 
 

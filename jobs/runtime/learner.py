@@ -68,13 +68,15 @@ class TrainingConfig:
     """How long, on how many at once, and on what it is judged."""
 
     epochs: int
-    """times that every picture is seen"""
+    """passes over the pictures, each in an order of its own; those that fill no batch at its end
+    are left out of it"""
     batch_size: int = 64
     """pictures per step, over all workers together"""
     validation_fraction: float = 0.1
     """part of the data that is kept from training, where no validation source is given"""
     patience: int = 0
-    """epochs without a lower loss on the images kept back after which training ends; 0: never"""
+    """epochs without a lower loss on the images kept back after which training ends, the best being
+    that of the lowest; 0: never"""
     max_examples: int = 0
     """pictures that are learnt from, at random, of each class one or more; 0: all"""
     num_passes: int = 1
@@ -93,8 +95,9 @@ class TrainingConfig:
             raise ValueError(f"training.batch_size {self.batch_size}: must be at least 2")
         if self.num_passes < 1:
             raise ValueError(f"training.num_passes {self.num_passes}: must be at least 1")
-        if min(self.patience, self.max_examples) < 0:
-            raise ValueError("training.patience and training.max_examples: must not be negative")
+        for name in ("patience", "max_examples", "seed"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"training.{name} {getattr(self, name)}: must not be negative")
         if not 0 < self.validation_fraction < 1:
             raise ValueError(
                 f"training.validation_fraction {self.validation_fraction}: must be between 0 and 1"
@@ -115,7 +118,7 @@ class Order(Protocol):
 
 @dataclass(frozen=True)
 class Shuffled:
-    """All examples in an order of their own in each epoch; what fills no batch is left for another.
+    """All examples in an order of their own in each epoch, but those that fill no batch at its end.
 
     Evaluated beside those kept back are any.
     """
@@ -180,8 +183,6 @@ class Training:
     """what a person is warned of, by the scalars of the last steps; empty: nothing"""
     watch: Callable[[Sequence[Metrics]], str] = nothing_watched
     """what a person is warned of, by the metrics of the epochs so far; empty: nothing"""
-    monitor: str = "loss"
-    """the metric, lower is better, by which `best_of` chooses best.safetensors"""
     checkpoint_every_s: float = 60.0
     """work that a kill may cost, apart from that of the epochs completed"""
     tensorboard: bool = False
@@ -202,7 +203,7 @@ class Place:
 
 
 def steps_per_epoch(num_examples: int, config: TrainingConfig) -> int:
-    """Whole batches of an epoch, at least one: what fills no batch waits for the next epoch."""
+    """Whole batches of an epoch, at least one."""
     return max(1, num_examples // config.batch_size)
 
 

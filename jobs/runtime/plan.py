@@ -67,12 +67,20 @@ def total_rows(slices: Sequence[Slice]) -> int:
     return UNKNOWN if any(s.rows == UNKNOWN for s in slices) else sum(s.rows for s in slices)
 
 
-def make_plan(origin: Origin, run: Run, *, retry_failed: bool = False, write: bool = True) -> Plan:
+def make_plan(
+    origin: Origin,
+    run: Run,
+    *,
+    retry_failed: bool = False,
+    may_grow: bool = True,
+    write: bool = True,
+) -> Plan:
     """List the source, cut what is new, write plan.parquet when it grew.
 
     With `retry_failed`, done slices that hold failed rows are to do again. Raises ValueError where
     nothing is there, where the run directory lies inside the source, and where a planned shard was
-    changed since: its rows would be counted twice or lost.
+    changed since: its rows would be counted twice or lost. Unless it `may_grow`, also where there
+    is more than was planned; nothing is written then.
     """
     refuse_inside(run.uri, origin.root)
     entries = origin.find()
@@ -83,6 +91,11 @@ def make_plan(origin: Origin, run: Run, *, retry_failed: bool = False, write: bo
     fresh = [e for e in chosen if _is_new(origin, format, e, seen)]
     for gone in sorted(seen.keys() - {_name(origin, format, e) for e in chosen})[:10]:
         logger.warning("%s: planned, and no longer there", gone)
+    if known and fresh and not may_grow:
+        raise ValueError(
+            f"{origin.uri}: grew by {len(fresh)} files since this run planned it (the first: "
+            f"{fresh[0].uri}); choose another --out"
+        )
     new = list(cut_slices(origin, format, fresh))
     run.manifest["suffixes"] = list(origin.suffixes)  # for whoever reads single images again
     if write and new:

@@ -42,7 +42,8 @@ class TrainingResources:
     """ray: workers of Ray Train, here or on a cluster; inline: this process, on all its cores;
     auto: inline for one worker, where no cluster is named"""
     num_workers: int = 1
-    """processes that share each batch; sums of floats differ in the last bits with their number"""
+    """processes that share each batch: sums of floats differ in the last bits with their number.
+    Batch norm sees its worker's part of a batch alone; dropout, MixUp and CutMix draw by worker"""
     cpus_per_worker: int = 0
     """CPUs, and threads, of a worker; 0: with Ray all but one of this machine, shared evenly;
     inline all of them"""
@@ -68,6 +69,11 @@ class TrainingResources:
             raise ValueError(f"resources.num_workers {self.num_workers}: must be at least 1")
         if self.engine == "inline" and self.num_workers != 1:
             raise ValueError("resources.num_workers: the inline engine has one")
+        if 0 < self.gpus_per_worker < 1 < self.num_workers:
+            raise ValueError(
+                f"resources.gpus_per_worker {self.gpus_per_worker}: workers that share gradients "
+                "by NCCL need a GPU each"
+            )
         counts = (self.cpus_per_worker, self.gpus_per_worker, self.num_cpus, self.max_restarts)
         if min(*counts, self.checkpoint_every_s) < 0:
             raise ValueError(

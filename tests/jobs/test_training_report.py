@@ -5,10 +5,11 @@ import math
 import pytest
 from scipy.stats import binomtest
 
+from jobs.runtime.checkpoints import best_of
 from jobs.runtime.learner import Metrics
 from jobs.runtime.report.charts import count_ticks
 from jobs.runtime.report.intervals import interval
-from jobs.runtime.report.training import judge, rests_on
+from jobs.runtime.report.training import Verdict, judge, rests_on
 
 CHANCE = math.log(10)
 
@@ -19,6 +20,10 @@ def history(pairs: list[tuple[float, float]], error: float = 0.01) -> list[Metri
         {"epoch": number + 1, "train_loss": train, "loss": loss, "loss_error": error}
         for number, (train, loss) in enumerate(pairs)
     ]
+
+
+def verdict_on(epochs: list[Metrics]) -> Verdict:
+    return judge(epochs, best_of(epochs), CHANCE)
 
 
 @pytest.mark.parametrize(
@@ -33,24 +38,24 @@ def history(pairs: list[tuple[float, float]], error: float = 0.01) -> list[Metri
     ],
 )
 def test_verdict_follows_the_curves(pairs: list[tuple[float, float]], fit: str, said: str):
-    verdict = judge(history(pairs), CHANCE)
+    verdict = verdict_on(history(pairs))
     assert verdict.fit == fit
     assert said in str(verdict)
 
 
 def test_a_gap_is_no_verdict_while_the_loss_still_falls():
     pairs = [(1.3, 1.45), (1.1, 1.40), (0.9, 1.32)]
-    assert judge(history(pairs, error=0.05), CHANCE).fit == "is still learning"
+    assert verdict_on(history(pairs, error=0.05)).fit == "is still learning"
     settled = [*pairs, (0.8, 1.31), (0.7, 1.31), (0.6, 1.30), (0.5, 1.30)]
-    assert judge(history(settled, error=0.05), CHANCE).fit == "overfits"
+    assert verdict_on(history(settled, error=0.05)).fit == "overfits"
     fitted = [(0.1, 0.1), (0.010, 0.014), (0.009, 0.012), (0.008, 0.010)]
-    assert judge(history(fitted, error=0.005), CHANCE).fit == "fits"
+    assert verdict_on(history(fitted, error=0.005)).fit == "fits"
 
 
 def test_difference_that_chance_explains_is_none():
     pairs = [(0.3, 0.40), (0.3, 0.38), (0.28, 0.42)]
-    assert judge(history(pairs, error=0.05), CHANCE).fit == "fits"
-    assert judge(history(pairs, error=0.001), CHANCE).fit == "overfits"
+    assert verdict_on(history(pairs, error=0.05)).fit == "fits"
+    assert verdict_on(history(pairs, error=0.001)).fit == "overfits"
 
 
 @pytest.mark.parametrize(("right", "count"), [(11, 12), (4, 4), (0, 7), (350, 360), (5_000, 9_000)])

@@ -197,6 +197,38 @@ def test_first_weights_that_depend_on_the_data_are_set_once_by_what_was_asked_fo
 
 
 @pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"activation": "tanh"}, "learnt with relu between its layers, not tanh"),
+        ({"preprocess": replace(SMALL, mean=(0, 0, 0))}, r"learnt with mean .*--model.preprocess"),
+    ],
+)
+def test_weights_that_learnt_otherwise_are_refused(
+    weights: Path, changed: dict[str, Any], said: str
+):
+    config = start_from(weights)
+    with pytest.raises(ValueError, match=said):
+        ClassifierLearner(replace(config, model=replace(config.model, **changed)))
+
+
+def test_weights_that_were_learnt_are_not_begun_anew(tmp_path: Path):
+    size = Preprocess(height_px=32, width_px=32, resize_px=0)
+    model = ModelConfig(network="fast_cifar10", preprocess=size)
+    first = ClassifierLearner(replace(CONFIG, model=model))
+    first.begin(lambda count: make_batch(64, 32))
+    first.save(tmp_path / "w.safetensors")
+    second = ClassifierLearner(
+        replace(CONFIG, model=replace(model, weights=str(tmp_path / "w.safetensors")))
+    )
+
+    def refuse(count: int) -> dict[str, Tensor]:
+        raise AssertionError(f"asked for {count} pictures")
+
+    second.begin(refuse)
+    assert torch.equal(state_of(second)["whiten.weight"], state_of(first)["whiten.weight"])
+
+
+@pytest.mark.parametrize(
     ("make", "said"),
     [
         (lambda: ModelConfig(frozen=0.5), "model.frozen: random weights would stay random"),
@@ -207,6 +239,7 @@ def test_first_weights_that_depend_on_the_data_are_set_once_by_what_was_asked_fo
             "model.preprocess: is that of model.weights",
         ),
         (lambda: replace(CONFIG, num_passes=0), "num_passes 0"),
+        (lambda: replace(CONFIG, augment=AugmentConfig(crop_pad_px=16)), "crop_pad_px 16"),
         (lambda: LossConfig(label_smoothing=1.0), "loss.label_smoothing 1.0"),
         (lambda: OptimConfig(vector_rate=0), "optim.vector_rate 0"),
     ],

@@ -255,6 +255,21 @@ def test_moving_average_is_what_is_saved(tmp_path: Path):
     assert card.preprocess == SMALL
 
 
+def test_moving_average_follows_faster_in_the_first_steps():
+    """By min(d, (1 + t) / (10 + t)) of itself behind step t."""
+    learner, batch = ClassifierLearner(replace(CLASSIFIER, optim=OptimConfig(ema_decay=0.2))), None
+    wanted = learner.descent.network.head.weight.detach().clone()  # pyright: ignore
+    for step in range(1, 4):
+        batch = make_batch()
+        learner.step(batch)
+        decay = min(0.2, (1 + step) / (10 + step))
+        weight = learner.descent.network.head.weight.detach()  # pyright: ignore
+        wanted = decay * wanted + (1 - decay) * weight
+        average = learner.descent.average
+        assert average is not None
+        assert torch.allclose(average.head.weight, wanted, atol=1e-7)  # pyright: ignore
+
+
 def test_weight_decay_spares_biases_and_norms():
     learner = ClassifierLearner(CLASSIFIER)
     decayed, spared = make_optimizer(learner.descent.network, CLASSIFIER.optim).param_groups
@@ -264,6 +279,16 @@ def test_weight_decay_spares_biases_and_norms():
     assert len(decayed["params"]) + len(spared["params"]) == len(
         [*learner.descent.network.parameters()]
     )
+
+
+def test_weight_decay_spares_scales_of_several_axes():
+    for network, spared_name in (("style_transform:8", "scale"), ("timm:convnext_atto", "gamma")):
+        model = build(network, 2)
+        known = {id(p): name for name, p in model.named_parameters()}
+        decayed, spared = make_optimizer(model, OptimConfig()).param_groups
+        names = [{known[id(p)].rpartition(".")[2] for p in g["params"]} for g in (decayed, spared)]
+        assert spared_name in names[1]
+        assert names[0] == {"weight"}
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "linear", "steps", "constant"])
@@ -280,15 +305,20 @@ def test_rate_rises_to_one_and_ends_as_the_schedule_says(schedule: Any):
 
 
 def test_gradient_longer_than_the_limit_is_clipped():
-    tight = replace(
-        CLASSIFIER,
-        optim=OptimConfig(optimizer="sgd", clip_norm=1e-6, weight_decay=0, learning_rate=1.0),
-    )
-    learner = ClassifierLearner(tight)
-    before = torch.cat([p.detach().flatten().clone() for p in learner.descent.network.parameters()])
-    learner.step(make_batch())
-    after = torch.cat([p.detach().flatten() for p in learner.descent.network.parameters()])
-    assert (after - before).norm() < 1e-5
+    moves = []
+    for limit in (0.0, 0.1):  # none, and one that the gradient exceeds
+        optim = OptimConfig(
+            optimizer="sgd", clip_norm=limit, weight_decay=0, momentum=0, schedule="constant",
+            warmup=0, learning_rate=1.0,
+        )  # fmt: skip
+        learner = ClassifierLearner(replace(CLASSIFIER, optim=optim))
+        network = learner.descent.network
+        before = torch.cat([p.detach().flatten().clone() for p in network.parameters()])
+        found = learner.step(make_batch())
+        moves.append(torch.cat([p.detach().flatten() for p in network.parameters()]) - before)
+        assert found["gradient_norm"] > 0.2
+    assert moves[1].norm() == pytest.approx(0.1, rel=1e-3)
+    assert F.cosine_similarity(*moves, dim=0) == pytest.approx(1, abs=1e-4)
 
 
 def first_objective(
@@ -328,6 +358,40 @@ def test_a_picture_counts_what_its_class_is_given(kind: str):
         losses = (logits.softmax(dim=1) - F.one_hot(target, 3)).square().mean(dim=1)
     weights = torch.tensor([1.0, 5.0, 1.0])
     assert found == pytest.approx((losses * weights[target]).mean().item(), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["cross_entropy", "balanced_cross_entropy", "mse"])
+def test_smoothed_targets_of_weighted_classes_are_still_what_is_learnt(kind: Any):
+    """However rare a class: the answer that costs least is the picture's own, smoothed."""
+    given = {"a": 1.0, "b": 30.0, "c": 500.0} if kind != "balanced_cross_entropy" else {}
+    loss = LossConfig(kind=kind, label_smoothing=0.1, class_weights=given)
+    learner = ClassifierLearner(replace(CLASSIFIER, loss=loss, counts=(1000, 30, 1)))
+    smoothed = F.one_hot(torch.arange(3), 3) * 0.9 + 0.1 / 3
+    for target in (torch.arange(3), F.one_hot(torch.arange(3), 3).float()):
+        logits = smoothed.log().requires_grad_()
+        learner._loss(logits, target).backward()
+        assert logits.grad is not None
+        assert logits.grad.abs().max() < 1e-4
+    mixed = torch.tensor([[0.3, 0.0, 0.7]])  # as its parts count
+    one, other, both = (
+        learner._loss(torch.tensor([[0.2, 1.0, -0.5]]), target).item()
+        for target in (torch.tensor([0]), torch.tensor([2]), mixed)
+    )
+    if kind != "mse":
+        assert both == pytest.approx(0.3 * one + 0.7 * other, rel=1e-5)
+
+
+def test_evaluation_weighs_classes_as_training_does():
+    weighted = replace(CLASSIFIER, loss=LossConfig(class_weights={"b": 5.0}))
+    batch = make_batch()
+    learner = ClassifierLearner(weighted)
+    logits = learner.descent.evaluated.eval()(normalize(batch["pixels"], SMALL, "cpu"))
+    losses = F.cross_entropy(logits.double(), batch["target"], reduction="none")
+    losses = losses * torch.tensor([1.0, 5.0, 1.0]).double()[batch["target"]]
+    found, plain = learner.evaluate(batch), ClassifierLearner(CLASSIFIER).evaluate(batch)
+    assert found["loss"] == pytest.approx(losses.sum().item())
+    assert found["loss_squared"] == pytest.approx(losses.square().sum().item())
+    assert (found["correct"], found["count"]) == (plain["correct"], plain["count"])
 
 
 def test_l1_adds_the_absolute_weights_of_matrices():

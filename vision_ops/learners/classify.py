@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig, augment, mix
-from vision_ops.card import Card, check_pixels, check_size, sha256_file
+from vision_ops.card import Card, check_activation, check_pixels, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.clips import CLIP_NETWORKS, ClipPreprocess
 from vision_ops.inputs import Inputs, kind_of_input
@@ -80,11 +80,11 @@ class LossConfig:
 
     kind: Literal["cross_entropy", "balanced_cross_entropy", "mse"] = "cross_entropy"
     """balanced: classes count as if all had as many pictures; mse: of the probabilities, averaged
-    over classes, as Keras has it"""
+    over classes, as Keras has it; evaluated is cross-entropy"""
     label_smoothing: float = 0.1
     """share of the target spread over all classes; in training only, not in evaluation"""
     class_weights: dict[str, float] = field(default_factory=dict)
-    """what a picture of a class counts, by class name, those not named 1; in training only"""
+    """what a picture of a class counts, by class name, those not named 1; in evaluation too"""
 
     def __post_init__(self) -> None:
         if self.class_weights and self.kind == "balanced_cross_entropy":
@@ -153,8 +153,16 @@ class ClassifierLearnerConfig:
 
 
 def refuse_augment(preprocess: Inputs, config: AugmentConfig) -> None:
-    """Raise ValueError where what is made for pictures would change a signal or a volume."""
+    """Raise ValueError where pictures are moved by more than they have, or what is made for
+    pictures would change a signal or a volume.
+    """
     if isinstance(preprocess, Preprocess | ClipPreprocess):
+        least = min(preprocess.network_shape[-2:])
+        if config.crop_pad_px >= least:
+            raise ValueError(
+                f"augment.crop_pad_px {config.crop_pad_px}: must be below the side of the "
+                f"network's pictures, {least}"
+            )
         return
     blank = asdict(AugmentConfig())
     if wanted := [name for name, value in asdict(config).items() if value != blank[name]]:
@@ -215,10 +223,11 @@ class ClassifierLearner:
     def begin(self, sample: Callable[[int], Mapping[str, Tensor]]) -> None:
         """Set what first weights depend on the data: once, before the first step.
 
-        `sample` gives a batch of so many pictures, the same in every worker.
+        `sample` gives a batch of so many pictures, the same in every worker. Weights that were
+        learnt before stay as they are.
         """
         network, average = self.descent.network, self.descent.average
-        if isinstance(network, BeginsFromData):
+        if isinstance(network, BeginsFromData) and not self.config.model.weights:
             pixels = sample(network.num_begin)["pixels"]
             network.begin(normalize(pixels, self.config.model.preprocess, self.device))
             if average is not None:
@@ -247,37 +256,42 @@ class ClassifierLearner:
         )
 
     def _loss(self, logits: Tensor, target: Tensor) -> Tensor:
-        """What a step minimises; target int64 (B,), or (B, K) of sum 1."""
-        config = self.config.loss
-        if config.kind == "mse":
-            if target.ndim == 1:
-                target = F.one_hot(target, logits.shape[1])
-            smooth = config.label_smoothing
-            wanted = target.float() * (1 - smooth) + smooth / logits.shape[1]
+        """What a step minimises; target int64 (B,), or (B, K) of sum 1.
+
+        A weight is that of the picture's own class, or classes, for the smoothed part of its target
+        too: `F.cross_entropy` takes those of the others there, and few pictures of a class would
+        pull all others to it. The mean is over the pictures, not over their weights: that of two
+        workers is that of one.
+        """
+        smooth, weights = self.config.loss.label_smoothing, self.class_weights
+        is_mse = self.config.loss.kind == "mse"
+        if target.ndim == 1 and (is_mse or weights is not None):
+            target = F.one_hot(target, logits.shape[1]).float()
+        if is_mse:
+            wanted = target * (1 - smooth) + smooth / logits.shape[1]
             losses = F.mse_loss(logits.softmax(dim=1), wanted, reduction="none").mean(dim=1)
-            if self.class_weights is not None:
-                losses = losses * (target.float() @ self.class_weights)
-            return losses.mean()
-        # over the pictures, not over their weights: the mean of two workers is that of one
-        losses = F.cross_entropy(
-            logits,
-            target,
-            weight=self.class_weights,
-            label_smoothing=config.label_smoothing,
-            reduction="sum",
+            return (losses if weights is None else losses * (target @ weights)).mean()
+        if weights is not None:
+            target = target * weights
+            spread = target.sum(dim=1, keepdim=True) / logits.shape[1]
+            target, smooth = target * (1 - smooth) + smooth * spread, 0.0
+        return F.cross_entropy(logits, target, label_smoothing=smooth, reduction="sum") / len(
+            logits
         )
-        return losses / len(logits)
 
     @torch.no_grad()
     def evaluate(self, batch: Mapping[str, Tensor]) -> dict[str, float]:
         """Sums over the batch, to be added up: loss and its square, hits, images.
 
-        The loss is cross-entropy without smoothing, in float64 from the logits on.
+        The loss is cross-entropy without smoothing, by the classes' weights where they have some,
+        in float64 from the logits on.
         """
         network = self.descent.evaluated.eval()
         logits = network(normalize(batch["pixels"], self.config.model.preprocess, self.device))
         target = batch["target"].to(self.device)
         loss = F.cross_entropy(logits.double(), target, reduction="none")
+        if self.class_weights is not None:
+            loss = loss * self.class_weights[target]
         correct = (logits.argmax(dim=1) == target).sum()
         return {
             "loss": loss.sum().item(),
@@ -317,9 +331,15 @@ class ClassifierLearner:
 
 
 def check_start(card: Card, model: ModelConfig) -> None:
-    """Raise ValueError where a checkpoint is neither of the network nor of that of its frames."""
+    """Raise ValueError where a checkpoint is neither of the network nor of that of its frames.
+
+    Or where it learnt from other values, or with another function between its layers.
+    """
+    check_activation(card, model.activation, model.weights)
     family, _, encoder = model.network.partition(":")
     if card.network == model.network:
+        if isinstance(model.preprocess, Preprocess):
+            check_pixels(card, model.preprocess, model.weights, "model.preprocess")
         return
     if family not in CLIP_NETWORKS or card.network != encoder:
         raise ValueError(f"model.network {model.network}: model.weights are of {card.network}")

@@ -15,7 +15,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from vision_ops.augment import Draws
 from vision_ops.device import keep_memory
-from vision_ops.learners.optimizer import OptimConfig, rate
+from vision_ops.learners.optimizer import OptimConfig, matrices, rate
 
 
 class Descent:
@@ -55,6 +55,7 @@ class Descent:
         self.forward: nn.Module = network
         self.wrap: Callable[[nn.Module], nn.Module] = lambda network: network
         self.learning = [p for p in network.parameters() if p.requires_grad]
+        self.kernels = matrices(network)
         self.is_frozen = False
         self.schedule = LambdaLR(optimizer, lambda step: rate(step, num_steps, config))
         self.draws = Draws(generator=torch.Generator().manual_seed(seed))
@@ -162,7 +163,7 @@ class Descent:
             with nullcontext() if piece.stop == count else alone():
                 part = loss(piece) * ((piece.stop - first) / count)
                 if self.config.l1 and first == 0:
-                    weights = [p.abs().sum() for p in self.learning if p.ndim > 1]
+                    weights = [p.abs().sum() for p in self.kernels]
                     part = part + self.config.l1 * torch.stack(weights).sum()
                 part.backward()
             objective += part.item()

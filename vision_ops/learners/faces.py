@@ -13,7 +13,7 @@ from jaxtyping import Float, Float32, Int64, UInt8
 from torch import Tensor, nn
 
 from vision_ops.augment import AugmentConfig, augment
-from vision_ops.card import Card, check_pixels, check_size, sha256_file
+from vision_ops.card import Card, check_activation, check_pixels, check_size, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.faces import FacePreprocess
 from vision_ops.faces.heads import save_head
@@ -181,9 +181,9 @@ class FaceLearner:
         self.descent.distribute(wrap)
 
     def begin(self, sample: Callable[[int], Mapping[str, Tensor]]) -> None:
-        """Set what first weights depend on the data: once, before the first step."""
+        """Set what first weights depend on the data, before the first step; loaded ones stay."""
         embedder = self.network.embedder
-        if isinstance(embedder, BeginsFromData):
+        if isinstance(embedder, BeginsFromData) and not self.config.model.weights:
             pixels = sample(embedder.num_begin)["pixels"]
             embedder.begin(normalize(pixels, self.config.model.preprocess, self.device))
             if self.descent.average is not None:
@@ -303,6 +303,7 @@ def check_start(card: Card, model: FaceModelConfig) -> None:
     if card.network != model.network:
         raise ValueError(f"model.network {model.network}: model.weights are of {card.network}")
     check_pixels(card, model.preprocess, model.weights, "model.preprocess")
+    check_activation(card, "relu", model.weights)
 
 
 def begin_as(card: Card, model: FaceModelConfig) -> FaceModelConfig:

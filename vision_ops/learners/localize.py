@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 
 from vision_ops.augment import AugmentConfig
 from vision_ops.augment_boxes import augment_with_boxes, check_box_augment
-from vision_ops.card import LOCALIZER, Card, check_pixels, sha256_file
+from vision_ops.card import LOCALIZER, Card, check_activation, check_pixels, sha256_file
 from vision_ops.checkpoint import load_checkpoint, load_state, save_checkpoint
 from vision_ops.inputs import Inputs
 from vision_ops.learners.descent import Descent, mean_loss
@@ -235,6 +235,7 @@ def check_start(card: Card, model: LocalizerModelConfig) -> None:
         )
     assert isinstance(model.preprocess, Preprocess)
     check_pixels(card, model.preprocess, model.weights, "model.preprocess")
+    check_activation(card, "relu", model.weights)
 
 
 def begin_with(network: Localizer, model: LocalizerModelConfig) -> None:

@@ -51,11 +51,13 @@ class OptimConfig:
 
 def make_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
     """The optimiser of a network; weight decay on matrices and kernels alone."""
-    parameters = [p for p in network.parameters() if p.requires_grad]
+    kernels = matrices(network)
+    known = set(map(id, kernels))
+    others = [p for p in network.parameters() if p.requires_grad and id(p) not in known]
     vectors = config.learning_rate * config.vector_rate
     groups = [
-        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, "lr": vectors},
+        {"params": kernels, "weight_decay": config.weight_decay},
+        {"params": others, "weight_decay": 0.0, "lr": vectors},
     ]
     if config.optimizer == "sgd":
         return SGD(
@@ -63,6 +65,21 @@ def make_optimizer(network: nn.Module, config: OptimConfig) -> Optimizer:
         )
     kind = {"adamw": AdamW, "adam": Adam}[config.optimizer]
     return kind(groups, lr=config.learning_rate, betas=(config.momentum, 0.999))
+
+
+def matrices(network: nn.Module) -> list[nn.Parameter]:
+    """What learns of a network's matrices and kernels: neither biases nor scales of norms.
+
+    A scale may have axes of length 1 (ConvNeXt), or be one of several to choose from: modules say
+    so by a true `is_norm`.
+    """
+    norms = (m.parameters() for m in network.modules() if getattr(m, "is_norm", False))
+    scales = {id(parameter) for each in norms for parameter in each}
+    return [
+        p
+        for p in network.parameters()
+        if p.requires_grad and id(p) not in scales and p.ndim > 1 and p.numel() > max(p.shape)
+    ]
 
 
 def rate(step: int, num_steps: int, config: OptimConfig) -> float:

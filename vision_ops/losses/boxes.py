@@ -9,7 +9,8 @@ SMOOTH_BELOW = 0.05
 """distance, in parts of the picture, below which smooth L1 is a parabola"""
 L1_WEIGHT = 5.0
 GIOU_WEIGHT = 2.0
-"""the two as Carion et al. 2020 (DETR, appendix A.4) weigh them"""
+"""both of Carion et al. 2020 (DETR, appendix A.4), whose L1 is a sum over the edges, here the mean:
+GIoU counts four times as much beside it"""
 
 
 def smooth_l1(found: Float[Tensor, "B 4"], truth: Float[Tensor, "B 4"]) -> Float[Tensor, " B"]:

@@ -73,8 +73,9 @@ def elect(votes: Float[Tensor, "B 5 h w"]) -> Float[Tensor, "B 4"]:
     """The box that cells vote for: sureness, centre x and y from the cell, width and height.
 
     Cells stand at the middle of their part of the picture. Both sizes are averaged before their
-    sigmoid.
+    sigmoid. In float32: bfloat16 would know places to a 256th of the picture only.
     """
+    votes = votes.float()
     height, width = votes.shape[2:]
     y, x = (
         (torch.arange(count, device=votes.device, dtype=votes.dtype) + 0.5) / count

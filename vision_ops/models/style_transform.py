@@ -120,6 +120,9 @@ class Block(nn.Module):
 class ConditionalInstanceNorm(nn.Module):
     """Each channel of each picture to mean 0 and variance 1, then the style's scale and shift."""
 
+    is_norm = True
+    """its scales and shifts, a row per style, are no matrices"""
+
     def __init__(self, channels: int, num_styles: int) -> None:
         super().__init__()
         self.scale = nn.Parameter(torch.ones(num_styles, channels))

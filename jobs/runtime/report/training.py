@@ -5,7 +5,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from jobs.runtime.checkpoints import best_of
 from jobs.runtime.learner import Metrics
 from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import about, title_of
@@ -50,16 +49,16 @@ class Verdict:
         return f"The network {self.fit}: {self.reason}. {ADVICE[self.fit]}"
 
 
-def judge(history: Sequence[Metrics], chance: float) -> Verdict:
+def judge(history: Sequence[Metrics], best: Metrics, chance: float) -> Verdict:
     """Whether a network over- or underfits, by its losses on both sides, as `evaluate` has them.
 
-    `chance` is the loss of guessing by the classes' shares. The gap between validation and training
-    is one where it exceeds two standard errors of the validation loss and a tenth of chance, and
-    where the last quarter of the epochs did not still lower that loss by FALLING of chance.
+    `best` is the epoch that was kept, `chance` the loss of guessing by the classes' shares. The gap
+    between validation and training is one where it exceeds two standard errors of the validation
+    loss and a tenth of chance, and where the last quarter of the epochs did not still lower that
+    loss by FALLING of chance.
     """
-    best, last = best_of(history), history[-1]
+    last, lowest = history[-1], min(metrics["loss"] for metrics in history)
     error = best.get("loss_error", 0.0)
-    lowest = min(metrics["loss"] for metrics in history)
     gap = last["loss"] - last["train_loss"]
     sides = f"loss {last['train_loss']:.3f} on training images, {last['loss']:.3f} on others"
     if last["loss"] > lowest + SURE * error and gap > SURE * error:
@@ -101,6 +100,7 @@ def rests_on(name: str, share: float, count: int, num_groups: int = 0) -> str:
 def write(
     run: Run,
     history: Sequence[Metrics],
+    best: Metrics,
     verdict: Verdict,
     rests: str = "",
     warning: str = "",
@@ -108,9 +108,9 @@ def write(
 ) -> str:
     """Put report/index.html; returns its URI.
 
-    `rests` is said below the verdict; a warning stands in its place. What is `shown` comes first.
+    `best` is the epoch whose figures are shown. `rests` is said below the verdict; a warning stands
+    in its place. What is `shown` comes first.
     """
-    best = best_of(history)
     fit = "is of no use" if warning else verdict.fit
     figures = [
         Figure(

@@ -3,8 +3,9 @@
 A row is an annotated beat, `<record>#<sample of its R peak>`; its data are a .npy of float32
 (samples, leads) in physical units (mV), from BEFORE_S before the peak to AFTER_S behind it. A beat
 nearer to an end of the record than that repeats the record's first or last sample there: it is a
-beat. The group of a row is its record, so that no patient is on both sides of a split; in the
-MIT-BIH Arrhythmia Database alone, 201 and 202 are of one man.
+beat. The group of a row is its `sub-...` where its name has one, else its record, which in most
+databases is a patient's only one. 201 and 202 of the MIT-BIH Arrhythmia Database, of one man, are
+taken for one; where others have several records a patient (INCART), name --data.group.
 
 The truth is the class of the beat by ANSI/AAMI EC57, or with `--data.label symbol` the annotator's
 symbol. Other annotations (rhythm, noise, waves) are no rows. The package `wfdb` reads the formats;
@@ -37,6 +38,8 @@ MAX_HEADER_BYTES = 32_000
 """the package takes minutes to read what is much longer"""
 END_MARK = bytes(2)
 """that annotations end with; without it some of them are lost, and nobody knows how many"""
+SAME_PATIENT = {"202": "201"}
+"""records of the MIT-BIH Arrhythmia Database -> another of the same man (Moody and Mark 2001)"""
 AAMI = {
     **dict.fromkeys("NLRBejn", "N"),
     **dict.fromkeys("AaJS", "S"),
@@ -115,7 +118,11 @@ def _check(origin: Origin) -> None:
 
 
 def _group(origin: Origin, name: str) -> str:
-    return posixpath.basename(name) if origin.source.group == "auto" else ""
+    """Of a record: what must not be split; "" where that is not asked for, or told by its name."""
+    if origin.source.group != "auto" or origin.group_of(name):
+        return ""
+    record = posixpath.basename(name)
+    return SAME_PATIENT.get(record, record)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -27,6 +27,12 @@ def test_best_epoch_is_the_last_that_chance_cannot_tell_from_the_lowest():
     assert best_of(epochs(0.5, 0.2, 0.24, 0.4, error=0.05))["epoch"] == 3
 
 
+def test_an_early_stop_restores_the_lowest_not_the_rise_that_ended_it():
+    risen = epochs(0.5, 0.3, 0.31, 0.32, 0.33, 0.34, 0.345, error=0.05)
+    assert best_of(risen)["epoch"] == 7
+    assert best_of(risen, patience=5)["epoch"] == 2
+
+
 @given(st.lists(st.floats(0, 9), min_size=1, max_size=20), st.floats(0, 2))
 def test_best_so_far_is_replaced_by_the_newest_epoch_alone(losses: list[float], error: float):
     history = epochs(*losses, error=error)

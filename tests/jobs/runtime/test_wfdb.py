@@ -79,7 +79,7 @@ def test_groups_are_the_record_a_pattern_or_none(tmp_path: Path):
     groups = {}
     for group in ("auto", "none", r"(sub-\d+)"):
         groups[group] = {row.group for row in rows_of(tmp_path, group=group)[1]}
-    assert groups == {"auto": {"rec1"}, "none": {""}, r"(sub-\d+)": {"sub-07"}}
+    assert groups == {"auto": {"sub-07"}, "none": {""}, r"(sub-\d+)": {"sub-07"}}
     with pytest.raises(ValueError, match="rows of wfdb have no columns"):
         rows_of(tmp_path, group="patient")
 
