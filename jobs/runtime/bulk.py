@@ -25,6 +25,7 @@ from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_read
 logger = logging.getLogger(__name__)
 
 STAGES = {"read": "reading", "decode": "decoding", "operate": "inference", "write": "writing"}
+MAX_CAUSES = 1_000
 JUDGED_FROM_ROWS = 100
 """rows before the share of failed ones is judged"""
 
@@ -55,7 +56,7 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
                 run.lap("first slice")
             counts["ok"] += receipt.ok
             counts["failed"] += receipt.failed
-            causes.update(receipt.causes)
+            _count(causes, receipt.causes)
             seconds.update(receipt.seconds)
             turns[receipt.worker] = receipt.turns
             progress.add(receipt.ok + receipt.failed, receipt.failed, sizes[receipt.slice_id])
@@ -139,6 +140,12 @@ def _with_read(counts: Mapping[str, int]) -> dict[str, int]:
     return {"read": counts["ok"] + counts["failed"], "ok": counts["ok"], "failed": counts["failed"]}
 
 
+def _count(causes: Counter[str], more: Mapping[str, int]) -> None:
+    """Add failed rows by cause; of the 1,000th kind on (they may quote files) as one kind."""
+    for cause, count in more.items():
+        causes[cause if cause in causes or len(causes) < MAX_CAUSES else "other causes"] += count
+
+
 def _judge(
     counts: Mapping[str, int], causes: Counter[str], resources: Resources, *, ended: bool = False
 ) -> None:
@@ -156,9 +163,14 @@ def _judge(
 
 def _check(run: Run, plan: Plan, counts: Mapping[str, int]) -> None:
     """Law: in = out. Every slice has its part, and the rows are those of the plan."""
-    missing = {piece.slice_id for piece in plan.slices} - run.part_ids()
-    if missing:
-        raise RuntimeError(f"{run.uri}: {len(missing)} slices have no part: {sorted(missing)[:3]}")
+    planned, done = {piece.slice_id for piece in plan.slices}, run.part_ids()
+    if missing := sorted(planned - done):
+        raise RuntimeError(f"{run.uri}: {len(missing)} slices have no part: {missing[:3]}")
+    if foreign := sorted(done - planned):
+        raise RuntimeError(
+            f"{run.uri}: {len(foreign)} parts are of no planned slice: {foreign[:3]}; two attempts "
+            "over a source that grew ran at once: remove these parts, and repeat the command"
+        )
     if plan.rows >= 0 and counts["ok"] + counts["failed"] != plan.rows:
         raise RuntimeError(f"{run.uri}: {plan.rows} rows planned, {_with_read(counts)} written")
 

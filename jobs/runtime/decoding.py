@@ -27,6 +27,9 @@ import numpy as np
 
 NUM_SLOTS = 2
 """batches in flight: one being decoded, one being used"""
+SHARED_FOLDER = "/dev/shm"
+"""where memory of several processes lies, if it has SHARED_ROOM bytes: Docker gives it 64 MB"""
+SHARED_ROOM = 1 << 30
 START_TIMEOUT_S = 120.0
 ANSWER_EVERY_S = 0.5
 """work that a child's death may cost: it answers for a batch as a whole, or after so long"""
@@ -101,7 +104,7 @@ class Shared:
 
     def __init__(self, handle: int | None = None) -> None:
         if handle is None:
-            folder = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None
+            folder = SHARED_FOLDER if _has_room(SHARED_FOLDER) else None
             handle, name = tempfile.mkstemp(prefix="argus-", dir=folder)
             os.unlink(name)
         self.handle = handle
@@ -112,9 +115,22 @@ class Shared:
         if self.map is None or len(self.map) < size:
             size = max(size, mmap.PAGESIZE)
             if os.fstat(self.handle).st_size < size:
-                os.ftruncate(self.handle, size)
+                self._grow(size)
             self.map = mmap.mmap(self.handle, size)
         return self.map
+
+    def _grow(self, size: int) -> None:
+        """Take memory for all of it: what is only promised may be missing when it is written to."""
+        try:
+            if hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(self.handle, 0, size)
+            else:
+                os.ftruncate(self.handle, size)
+        except OSError as full:
+            raise RuntimeError(
+                f"no room for {size / 1e6:,.0f} MB of images between processes ({full}): give "
+                f"{SHARED_FOLDER} more (docker run --shm-size=2g) or set TMPDIR to a larger disk"
+            ) from full
 
     def array(self, count: int, decoder: Decoder) -> np.ndarray:
         """The first bytes as an array of `count` decoded images."""
@@ -125,6 +141,15 @@ class Shared:
     def close(self) -> None:
         """Free the file; views live on until they are dropped."""
         os.close(self.handle)
+
+
+def _has_room(folder: str) -> bool:
+    """Whether a folder may be written to, and batches of several decoders fit."""
+    try:
+        told = os.statvfs(folder)
+    except OSError:
+        return False
+    return os.access(folder, os.W_OK) and told.f_bavail * told.f_frsize >= SHARED_ROOM
 
 
 class GuardedDecoder:
@@ -184,11 +209,20 @@ class GuardedDecoder:
         errors, _, extents = zip(*answers, strict=True) if answers else ((), (), ())
         return Decoded(pixels, list(errors), list(extents))
 
-    def close(self) -> None:
-        """End the child."""
+    def abandon(self) -> None:
+        """Give up the batches that are under way; the child, which is at one of them, goes too."""
+        if self.queue:
+            self._end_child()
+        self.queue.clear()
+
+    def _end_child(self) -> None:
         if self.child is not None:
             self.child.kill()
             self._bury()
+
+    def close(self) -> None:
+        """End the child."""
+        self._end_child()
         for shared in (self.mark, *chain(*self.slots)):
             shared.close()
 
@@ -222,7 +256,7 @@ class GuardedDecoder:
                 if index < 0 or patience <= 0:
                     return []
             return [Answer(*answer) for answer in self.pipe.recv()]
-        except (EOFError, ConnectionResetError):
+        except (EOFError, OSError):  # it may die in the middle of a message
             return []
 
     def _begun(self) -> tuple[int, float]:

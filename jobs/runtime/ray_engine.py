@@ -20,7 +20,7 @@ import pyarrow as pa
 import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
-from ray.exceptions import RayTaskError
+from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
 
 from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
@@ -40,6 +40,8 @@ MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
 USUAL_ROWS = 256
 """rows of a slice, to reserve memory by, where the plan does not know them"""
+MAX_DEATHS = 5
+"""of actors over one slice, after which the run ends: it may be more than their memory"""
 TRIAL_CPUS = 8
 """at most, for the one task that tries a run's operator out"""
 PAYLOAD = pa.schema([("slice", pa.binary()), ("batch", pa.large_binary())])
@@ -61,6 +63,11 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
             yield pickle.loads(row["receipt"])
     except RayTaskError as failure:
         raise RuntimeError(_cause(failure)) from failure
+    except (RayActorError, WorkerCrashedError, OutOfMemoryError) as failure:
+        raise RuntimeError(
+            f"a worker died {MAX_DEATHS + 1} times over one slice; smaller slices "
+            f"(--data.slice-rows) or fewer workers on a node take less memory: {failure}"
+        ) from failure
 
 
 def _dataset(
@@ -102,6 +109,7 @@ def _dataset(
         ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
+        max_task_retries=MAX_DEATHS,
     )
 
 

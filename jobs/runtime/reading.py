@@ -3,7 +3,7 @@
 import dataclasses
 import time
 from collections import defaultdict, deque
-from collections.abc import Generator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -16,6 +16,9 @@ from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin
 
+BATCH_BYTES = 64_000_000
+"""of encoded images that end a batch: two of them lie in memory for each decoder"""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DecodedBatch:
@@ -26,7 +29,7 @@ class DecodedBatch:
     stages: Sequence[str]
     """"" | "read" | "decode" per row"""
     pixels: np.ndarray
-    """(number of good rows, *shape), read-only; valid until the second next batch"""
+    """(number of good rows, *shape), read-only; valid until the next batch is asked for"""
     extents: np.ndarray
     """int32 (number of good rows, n): the decoder's extent of each"""
 
@@ -52,7 +55,7 @@ class ReaderArgs:
     timeout_s: float
     """for one image to be decoded"""
     batch_size: int = 64
-    """images of a batch"""
+    """images of a batch, at most"""
     keep_bytes: bool = False
     """of good rows, for whoever draws on them"""
 
@@ -96,7 +99,7 @@ class SliceReader:
             while True:
                 while len(flying) < NUM_SLOTS:
                     with clock.measure("read"):
-                        batch = list(islice(rows, batch_size))
+                        batch = list(_next_batch(rows, batch_size))
                     if not batch:
                         break
                     self.guard.submit([row.data for row in batch if not row.error])
@@ -108,13 +111,22 @@ class SliceReader:
                     decoded = self.guard.result()
                 clock.seconds["decode"] += self.guard.busy_s - busy
                 yield _with_rows(flying.popleft(), decoded)
-        finally:
-            for _ in flying:  # the consumer stopped early: leave nothing of it for the next slice
-                self.guard.result()
+        finally:  # where the consumer stopped early, leave nothing of it for the next slice
+            self.guard.abandon()
 
     def close(self) -> None:
         """End the decoder process."""
         self.guard.close()
+
+
+def _next_batch(rows: Iterator[Row], count: int) -> Iterator[Row]:
+    """The next rows, `count` or as many as fill BATCH_BYTES before they are decoded."""
+    size = 0
+    for row in islice(rows, count):
+        yield row
+        size += len(row.data)
+        if size >= BATCH_BYTES:
+            return
 
 
 def _emptied(row: Row) -> Row:

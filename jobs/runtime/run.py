@@ -169,9 +169,9 @@ class Run:
             logger.info("report: %s", fields["report"])
 
     def parts(self) -> list[Entry]:
-        """Result files there are, by name."""
+        """Result files there are, by name; one that a power cut left empty is none."""
         entries = self.storage.find(self.path("results"))
-        return [e for e in entries if e.uri.rpartition("/")[2].startswith("part-")]
+        return [e for e in entries if e.size and e.uri.rpartition("/")[2].startswith("part-")]
 
     def part_ids(self) -> set[str]:
         """Slices that are done."""
@@ -189,9 +189,15 @@ class Run:
                 yield from reader.iter_batches(columns=list(columns) if columns else None)
 
     def part_counts(self, slice_id: str) -> dict[str, int]:
-        """Rows `ok` and `failed` of a part, from its footer."""
-        with self.storage.open_input(self.part_uri(slice_id)) as file:
-            metadata = pq.read_schema(file).metadata or {}
+        """Rows `ok` and `failed` of a part, as its footer says. Raises RuntimeError without one."""
+        uri = self.part_uri(slice_id)
+        try:
+            with self.storage.open_input(uri) as file:
+                metadata = pq.read_schema(file).metadata or {}
+        except pa.ArrowInvalid as damage:
+            raise RuntimeError(
+                f"{uri}: damaged ({damage}); remove it, and the same command makes it anew"
+            ) from damage
         return {name: int(metadata[f"argus.{name}".encode()]) for name in ("ok", "failed")}
 
 

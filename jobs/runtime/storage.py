@@ -5,6 +5,7 @@ so a key with a space, `#`, `%` or `+` is written as it is. Bytes go through pya
 `Storage.fsspec` is the door for code that opens files by fsspec (pandas, torch).
 """
 
+import errno
 import hashlib
 import os
 import posixpath
@@ -22,6 +23,8 @@ from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 S3 = "s3://"
+ONE_REQUEST_BYTES = 8_000_000
+"""that pyarrow is given to put; above it uploads in parts, and completes what an error broke off"""
 GLOB_CHARACTERS = frozenset("*?[")
 
 
@@ -92,7 +95,25 @@ def join(uri: str, *names: str) -> str:
 
 def relative(uri: str, root: str) -> str:
     """`uri` as a path below `root`; the last name where they are the same."""
-    return uri[len(root) :].lstrip("/") or posixpath.basename(uri)
+    return uri[len(root) :].removeprefix("/") or posixpath.basename(uri)
+
+
+def refusal_of(error: OSError | pa.ArrowInvalid) -> str:
+    """Why one object cannot be read whenever it is tried; empty where storage is down."""
+    if isinstance(error, FileNotFoundError):
+        return "gone: it was there when the run was planned"
+    if isinstance(error, IsADirectoryError):
+        return "gone: a folder has its name now"
+    if isinstance(error, PermissionError) or any(word in str(error) for word in FORBIDDEN):
+        return f"not allowed to read it: {error}"
+    if isinstance(error, pa.ArrowInvalid) or error.errno in UNNAMEABLE:
+        return f"not a name that can be read: {error}"
+    return ""
+
+
+FORBIDDEN = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_OBJECT_STATE", "InvalidObjectState")
+"""in pyarrow's words: of a key that one may not read, or that lies in an archive (Glacier)"""
+UNNAMEABLE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Storage:
@@ -126,7 +147,8 @@ class Storage:
             or "us-east-1",
             connect_timeout=config.connect_timeout_s,
             request_timeout=config.request_timeout_s,
-            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=config.max_attempts),
+            # backs off; the standard one has a hundred repetitions for all threads together
+            retry_strategy=fs.AwsDefaultS3RetryStrategy(max_attempts=config.max_attempts - 1),
             allow_delayed_open=True,  # an object that fits one request is one PUT
             background_writes=False,
         )
@@ -139,6 +161,9 @@ class Storage:
 
         config = self.config
         client = {"region_name": config.region} if config.region else {}
+        checksums = (
+            {} if config.request_checksums else {"request_checksum_calculation": "when_required"}
+        )
         return S3FileSystem(
             anon=config.anonymous,
             endpoint_url=_endpoint(config) or None,
@@ -147,6 +172,7 @@ class Storage:
                 "connect_timeout": config.connect_timeout_s,
                 "read_timeout": config.request_timeout_s,
                 "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
+                **checksums,
             },
         )
 
@@ -168,10 +194,13 @@ class Storage:
     def put(self, uri: str, data: bytes | pa.Buffer) -> None:
         """Write an object whole: a reader sees the old one or the new one, never a half.
 
-        S3: one PUT, or a multipart upload, which appears when it is complete. Local: a temporary
-        file and a rename.
+        S3: one PUT, or a multipart upload, which appears when it is complete and is given up where
+        a part of it fails. Local: a temporary file and a rename.
         """
         filesystem, path = self.filesystem(uri)
+        if uri.startswith(S3) and len(data) > ONE_REQUEST_BYTES:
+            self.fsspec(uri).pipe_file(path, bytes(data))
+            return
         if uri.startswith(S3):
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
@@ -219,7 +248,10 @@ class Storage:
             fs.FileSelector(path, allow_not_found=True, recursive=True)
         )
         scheme = S3 if uri.startswith(S3) else ""
-        entries = [_entry(scheme + i.path, i) for i in infos if i.type == fs.FileType.File]
+        try:
+            entries = [_entry(scheme + i.path, i) for i in infos if i.type == fs.FileType.File]
+        except UnicodeDecodeError:
+            entries = _walked(path)
         return sorted(entries, key=lambda entry: entry.uri)
 
     def _glob(self, pattern: str) -> list[Entry]:
@@ -262,6 +294,18 @@ class Storage:
             except urllib.error.HTTPError as refusal:
                 raise FileNotFoundError(f"{url}: HTTP {refusal.code}") from refusal
         return target
+
+
+def _walked(folder: str) -> list[Entry]:
+    """All files below a local folder; bytes of their names that are no UTF-8 as `\\xe9`."""
+    entries = []
+    for parent, _, names in os.walk(os.fsencode(folder)):
+        for name in names:
+            path = os.path.join(parent, name)
+            told = os.stat(path)
+            uri = path.decode(errors="backslashreplace")
+            entries.append(Entry(uri=uri, size=told.st_size, mtime_ns=told.st_mtime_ns))
+    return entries
 
 
 def cache_folder() -> Path:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import weakref
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,10 +15,10 @@ from torch import Tensor, nn
 from tests.vision_ops.test_operators import NETWORKS, make_checkpoint
 from vision_ops.card import Card, read_card, sha256_file
 from vision_ops.checkpoint import load_checkpoint, save_checkpoint
-from vision_ops.models import build, embedding_size
+from vision_ops.models import build, embedding_size, head_of, logits_and_embeddings
 from vision_ops.normalize import normalize
 from vision_ops.precision import full_passes, open_network
-from vision_ops.precision.choose import Sample, agreement, choose, cosine
+from vision_ops.precision.choose import Sample, agreement, choose, cosine, untried
 from vision_ops.precision.openvino_network import (
     TRIED,
     OpenVinoNetwork,
@@ -25,7 +26,8 @@ from vision_ops.precision.openvino_network import (
     native,
     quantise,
 )
-from vision_ops.precision.verdicts import Request, has_gpu, recall
+from vision_ops.precision.torch_network import Both, TorchNetwork
+from vision_ops.precision.verdicts import Request, has_gpu, keep, recall
 from vision_ops.preprocess import Preprocess
 
 SIZE = 48
@@ -326,6 +328,66 @@ def test_a_precision_asked_for_is_taken_with_its_agreement(weights, folder, samp
     truth = open_network(weights)(sample.exact)[0]
     assert verdict.precision == "int8"
     assert verdict.agreement == agreement(open_network(file, "int8")(sample.judged)[0], truth)
+
+
+def test_a_file_that_is_another_by_now_is_not_recalled(folder, sample):
+    """One that is run as it is lies where its owner put it, and may be trained anew."""
+    size = Preprocess(height_px=48, width_px=48)
+    first = checkpoint(folder / "first.safetensors", "residual", size)
+    request = request_for(first, folder / "recalled")
+    verdict = untried(request)[0]
+    keep(request, verdict, first)
+    assert recall(request) == (verdict, first)
+    checkpoint(folder / "first.safetensors", "residual", size, sure=True)
+    assert recall(request) is None
+
+
+def test_convolutions_are_cudnn_s_to_compute_and_in_full(weights):
+    """Where there is a GPU: what is switched off in a pass is off in each."""
+    network = TorchNetwork(weights)
+    found: list[tuple[bool, bool, bool]] = []
+
+    def look(*_: object) -> None:
+        cudnn = torch.backends.cudnn
+        found.append((cudnn.enabled, cudnn.deterministic, cudnn.allow_tf32))
+
+    head_of(network.model).register_forward_pre_hook(look)
+    network(pictures(3, seed=1))
+    assert found == [(True, True, False)]
+
+
+@pytest.mark.parametrize("name", ["torchvision:resnet18", "torchvision:squeezenet1_1"])
+def test_logits_and_embeddings_are_one_graph(name: str):
+    """Of networks whose passes no test looks at for shapes: that would break a graph too."""
+    model = build(name, 7).eval()
+    images = torch.rand(2, 3, 64, 64)
+    whole = torch.compile(Both(model, is_embedder=False), backend="eager", fullgraph=True)
+    with torch.inference_mode():
+        for _ in range(2):
+            logits, features = whole(images)
+            plain = logits_and_embeddings(model, images)
+            assert torch.equal(logits, plain[0])
+            assert torch.equal(features, plain[1])
+
+
+def test_a_pass_that_does_not_fit_is_gone_before_its_half_is_tried(weights, caplog):
+    """What torch says of a GPU's memory, said by the network's own last layer."""
+    network = TorchNetwork(weights)
+    network.pass_size, alive = 32, list[weakref.ref[torch.Tensor]]()
+
+    def full(_: object, inputs: tuple[torch.Tensor]) -> None:
+        if len(inputs[0]) > 16:
+            alive.append(weakref.ref(inputs[0]))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert [each() for each in alive] == [None]
+
+    hook = head_of(network.model).register_forward_pre_hook(full)
+    logits, features = network(pictures(40, seed=1))
+    assert "16 images a pass instead of 32" in caplog.text
+    hook.remove()
+    again = network(pictures(40, seed=1))
+    assert np.array_equal(logits, again[0])
+    assert np.array_equal(features, again[1])
 
 
 def test_kept_files_that_are_damaged_or_gone_are_made_again(weights, folder, sample):

@@ -204,7 +204,7 @@ def logits_and_embeddings(
         hook.remove()
     if not seen:
         raise ValueError(f"{type(model).__name__}: its last layer took no part in the forward pass")
-    return logits, _averaged(seen[-1])
+    return logits, averaged(seen[-1])
 
 
 def embed(model: nn.Module, images: Float[Tensor, "B *input"]) -> Float[Tensor, "B E"]:
@@ -237,7 +237,7 @@ def in_fast_layout(model: nn.Module) -> nn.Module:
     return model.to(memory_format=torch.channels_last)
 
 
-def _averaged(features: Tensor) -> Tensor:
+def averaged(features: Tensor) -> Tensor:
     """(B, E) from (B, E), or from a map (B, E, h, w); tokens (B, N, E) are averaged as well."""
     if features.ndim == 2:
         return features

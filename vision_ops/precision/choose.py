@@ -120,13 +120,13 @@ def choose(request: Request, sample: Sample | None) -> tuple[Verdict, Path]:
             why = "compiled in int8" if plain.precision == "int8" else "no image to judge it by"
             raise ValueError(f"op.precision {request.precision}: {request.weights}: {why}")
         return _kept(request, Trial(candidate=plain, rate=0, agreement=1, cosine=1), [], refused, 0)
-    network = plain.open()
+    network = plain.open(request.pass_size)
     truth, rate = _timed(network, sample.exact)
     same = np.array_equal(sample.exact, sample.judged)
     trials = [_judged(plain, truth if same else network(sample.judged), rate, truth)]
     for candidate in faster_candidates(request, plain, sample, refused):
         try:
-            found, rate = _timed(candidate.open(), sample.judged)
+            found, rate = _timed(candidate.open(request.pass_size), sample.judged)
         except (ValueError, RuntimeError) as refusal:  # this CPU or GPU cannot, or cannot compile
             refused[candidate.name] = last_line(refusal)
             continue

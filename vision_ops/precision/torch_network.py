@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +13,13 @@ from vision_ops.card import is_onnx
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import keep_memory, pick_device
 from vision_ops.faces import FacePreprocess
-from vision_ops.models import in_fast_layout, logits_and_embeddings
+from vision_ops.models import (
+    GivesBoth,
+    averaged,
+    head_of,
+    in_fast_layout,
+    logits_and_embeddings,
+)
 from vision_ops.normalize import normalize
 from vision_ops.precision import Outputs, Precision, full_passes, pass_size_of
 from vision_ops.preprocess import Preprocess
@@ -32,7 +39,8 @@ class TorchNetwork:
     On a CPU a pass always holds 32 pictures, or clips of 32 frames together, one at least. On a GPU
     it holds `pass_size`, or what a call brings rounded up to such passes; where the memory does not
     suffice the size is halved, once, and that is said. fp32 is full fp32 (no TF32); bf16
-    and fp16 hold weights and activations in that type.
+    and fp16 hold weights and activations in that type. A compiled network is called by one thread
+    of its own: what it records of a GPU's work belongs to the thread that recorded it.
     """
 
     def __init__(
@@ -52,9 +60,11 @@ class TorchNetwork:
         self.dtype = DTYPES[precision]
         self.back_end = "onnxruntime" if is_onnx(path) else "torch"
         self.model = in_fast_layout(model.to(self.dtype))
-        self.both: nn.Module = _Both(self.model, self.card.is_embedder)
+        self.both: nn.Module = Both(self.model, self.card.is_embedder)
+        self.thread = None
         if compiled:
             self.back_end = "torch compiled"
+            self.thread = ThreadPoolExecutor(1)
             self.both = torch.compile(self.both, mode="reduce-overhead")  # pyright: ignore[reportAttributeAccessIssue]
         self.unit = pass_size_of(self.card.preprocess)
         self.pass_size = self.unit if self.device.type == "cpu" else pass_size
@@ -62,6 +72,8 @@ class TorchNetwork:
         self.lock = threading.Lock()
 
     def __call__(self, pixels: np.ndarray) -> Outputs:
+        if self.thread is not None:
+            return self.thread.submit(self._whole, pixels).result()
         with self.lock:  # torch shares one pass among all its threads
             return self._whole(pixels)
 
@@ -70,12 +82,13 @@ class TorchNetwork:
         try:
             return self._outputs(pixels, size)
         except torch.OutOfMemoryError:
-            if self.halved or size <= self.unit:
+            if self.halved or size == 1:
                 raise
-            self.halved, self.pass_size = True, size // 2
-            logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
-            torch.cuda.empty_cache()
-            return self._outputs(pixels, self.pass_size)
+        # out of the block above: the error holds the tensors of the pass that failed
+        self.halved, self.pass_size = True, size // 2
+        logger.warning("out of GPU memory: %d images a pass instead of %d", size // 2, size)
+        torch.cuda.empty_cache()
+        return self._outputs(pixels, self.pass_size)
 
     @torch.inference_mode()
     def _outputs(self, pixels: np.ndarray, size: int) -> Outputs:
@@ -96,20 +109,41 @@ class TorchNetwork:
         if self.device.type == "cuda":  # from pinned memory the copy does not stop this thread
             staged = staged.pin_memory().to(self.device, non_blocking=True)
         images = normalize(staged, self.card.preprocess, self.device).to(self.dtype)
-        with torch.backends.cudnn.flags(deterministic=True, benchmark=False, allow_tf32=False):
+        with torch.backends.cudnn.flags(  # without `enabled` it is switched off
+            enabled=True, deterministic=True, benchmark=False, allow_tf32=False
+        ):
             return self.both(images)
 
 
-class _Both(nn.Module):
-    """Logits and embeddings as the outputs of one module, which torch.compile can hold."""
+class Both(nn.Module):
+    """Logits and embeddings as `logits_and_embeddings` has them, by one graph for torch.compile.
+
+    What the last layer sees is taken by a hook that is there from the start: one that comes and
+    goes with each pass would break the graph in front of that layer.
+    """
 
     def __init__(self, model: nn.Module, is_embedder: bool) -> None:
         super().__init__()
         self.model = model
         self.is_embedder = is_embedder
+        self.seen: list[torch.Tensor] = []
+        self.is_hooked = not is_embedder and not isinstance(model, GivesBoth)
+        if self.is_hooked:
+            head_of(model).register_forward_pre_hook(self._see)
+
+    def _see(self, _: nn.Module, inputs: tuple[torch.Tensor]) -> None:
+        self.seen.append(inputs[0])
 
     def forward(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return logits_and_embeddings(self.model, images, is_embedder=self.is_embedder)
+        if not self.is_hooked:
+            return logits_and_embeddings(self.model, images, is_embedder=self.is_embedder)
+        self.seen.clear()
+        logits = self.model(images)
+        if not self.seen:
+            raise ValueError(f"{type(self.model).__name__}: its last layer took no part")
+        features = averaged(self.seen[-1])
+        self.seen.clear()
+        return logits, features
 
 
 class FromPixels(nn.Module):
@@ -117,7 +151,7 @@ class FromPixels(nn.Module):
 
     def __init__(self, model: nn.Module, preprocess: Preprocess) -> None:
         super().__init__()
-        self.both = _Both(model, isinstance(preprocess, FacePreprocess))
+        self.both = Both(model, isinstance(preprocess, FacePreprocess))
         self.order = [2, 1, 0] if preprocess.channels == "BGR" else [0, 1, 2]
         std = torch.tensor(preprocess.std, dtype=torch.float64)
         mean = torch.tensor(preprocess.mean, dtype=torch.float64)

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Literal
 
-from vision_ops.card import COMPILED_SUFFIX, write_whole
+from vision_ops.card import COMPILED_SUFFIX, sha256_file, write_whole
 from vision_ops.precision import Precision
 
 FORMAT = 3
@@ -92,13 +92,17 @@ class Verdict:
 
 
 def recall(request: Request) -> tuple[Verdict, Path] | None:
-    """The verdict of an earlier `choose` of the same request on this machine, and its file."""
+    """The verdict of an earlier `choose` of the same request on this machine, and its file.
+
+    None where that file is gone, or is another one by now.
+    """
     try:
         kept = json.loads(_verdict_path(request).read_text())
         verdict, path = Verdict(**kept["verdict"]), Path(kept["path"])
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return (verdict, path) if path.is_file() else None
+    known = path.is_file() and sha256_file(path) == verdict.sha256
+    return (verdict, path) if known else None
 
 
 def keep(request: Request, verdict: Verdict, path: Path) -> None:

@@ -15,6 +15,7 @@ import pyarrow as pa
 
 from jobs.runtime.objects import Marked, make_marked, to_truth
 from jobs.runtime.sources.origin import Origin
+from jobs.runtime.storage import refusal_of
 
 LABEL = "boxes"
 """of --data.label: truth is where things are"""
@@ -42,8 +43,11 @@ def read_voc(origin: Origin, uri: str) -> tuple[str | None, str]:
                 data = file.read()
         except (FileNotFoundError, IsADirectoryError):
             continue
-        except PermissionError as refusal:
-            return None, f"annotation {place}: not allowed to read it: {refusal}"
+        except (OSError, pa.ArrowInvalid) as error:
+            reason = refusal_of(error)
+            if not reason:
+                raise
+            return None, f"annotation {place}: {reason}"
         try:
             return to_truth(parse_voc(data)), ""
         except ValueError as wrong:

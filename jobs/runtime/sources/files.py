@@ -6,10 +6,12 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
+import pyarrow as pa
+
 from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.storage import Entry, join
+from jobs.runtime.storage import Entry, refusal_of
 
 READS_IN_FLIGHT = 16
 
@@ -25,7 +27,8 @@ def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
 
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per file, in order, sixteen reads in flight."""
-    targets = [(name, name, join(_folder(origin, piece), name)) for name in piece.files]
+    folder = _folder(origin, piece)
+    targets = [(name, name, f"{folder}/{name}") for name in piece.files]
     truths = [_label_of(origin.source.label, name) for name in piece.files]
     yield from read_all(origin, targets, truths, beside=origin.source.label == boxes.LABEL)
 
@@ -80,9 +83,8 @@ def read_object(origin: Origin, name: str, uri: str) -> tuple[bytes, str]:
         with origin.storage.open_input(uri) as file:
             refusal = origin.refuse_size(file.size())
             return (b"", refusal) if refusal else (file.read(), "")
-    except FileNotFoundError:
-        return b"", "gone: it was there when the run was planned"
-    except PermissionError as refusal:
-        return b"", f"not allowed to read it: {refusal}"
-    except IsADirectoryError:
-        return b"", "gone: a folder has its name now"
+    except (OSError, pa.ArrowInvalid) as error:
+        reason = refusal_of(error)
+        if not reason:
+            raise
+        return b"", reason

@@ -105,8 +105,12 @@ class Origin:
         return relative(uri, self.root)
 
     def is_ignored(self, name: str) -> bool:
-        """True where a pattern of `ignore` matches the path or one of its parts."""
-        candidates = (name, *name.split("/"))
+        """True where a pattern of `ignore` matches the path or one of its parts.
+
+        `./` says nothing: `tar -C folder .` begins every name with it.
+        """
+        parts = [part for part in name.split("/") if part not in ("", ".", "..")]
+        candidates = ("/".join(parts), *parts)
         if self.source.label == "boxes" and name.lower().endswith(".xml"):
             return True  # said with its picture
         return any(fnmatchcase(c, pattern) for pattern in self.source.ignore for c in candidates)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import islice
 from typing import Any
 
 import pyarrow as pa
@@ -13,11 +14,15 @@ from jobs.runtime.known_faces import check_column, faces_of
 from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
 from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.storage import Entry
+from jobs.runtime.storage import Entry, refusal_of
 
 SUFFIXES = (".parquet", ".pq")
 FOOTERS_IN_FLIGHT = 32
 ROWS_PER_READ = 64
+UNLABELLED = -1
+"""Hugging Face's number for a row of a test set"""
+IN_STORAGE = "AWS Error"
+"""in pyarrow's words for what S3 answered"""
 USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
@@ -74,28 +79,37 @@ def read_metadata(origin: Origin, uri: str) -> pq.FileMetaData | None:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """The rows of a run of row groups, in order; damaged or missing ones are failed rows."""
     shard = origin.name(piece.uri)
-    seen = 0
-    try:
-        with origin.storage.open_input(piece.uri) as source:
-            file = pq.ParquetFile(source, pre_buffer=True)
-            first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
-            found = read_columns(origin, file, range(piece.start, piece.stop))
-            for row in found:
-                number = first + seen
+    seen, problem = 0, ""
+    for _ in range(2):  # what storage broke off once is read again: damage breaks off twice
+        try:
+            for row in islice(_read_groups(origin, piece, shard), seen, None):
                 seen += 1
-                name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
-                size = len(row.data)
-                error = "no image in this row" if not size else origin.refuse_size(size)
-                error = error or row.error
-                yield replace(row, id=name, uri=uri, data=b"" if error else row.data, error=error)
-        return
-    except FileNotFoundError:
-        problem = "gone: it was there when the run was planned"
-    except (pa.ArrowInvalid, OSError) as refusal:
-        _prove_readable(origin, piece.uri)  # raises where it is storage that fails
-        problem = f"damaged Parquet: {refusal}"
+                yield row
+            return
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and (reason := refusal_of(error)):
+                problem = reason
+                break
+            _prove_readable(origin, piece.uri)  # raises where it is storage that fails
+            if problem and IN_STORAGE in str(error):
+                raise
+            problem = f"damaged Parquet: {error}"
     for number in range(seen, max(piece.rows, seen + 1 if piece.rows == UNKNOWN else seen)):
         yield Row(id=f"{shard}#{piece.start}+{number}", uri=piece.uri, error=problem)
+
+
+def _read_groups(origin: Origin, piece: Slice, shard: str) -> Iterator[Row]:
+    """The rows of a run of row groups. Raises ArrowInvalid and OSError."""
+    with origin.storage.open_input(piece.uri) as source:
+        file = pq.ParquetFile(source, pre_buffer=True)
+        first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
+        found = read_columns(origin, file, range(piece.start, piece.stop))
+        for number, row in enumerate(found, start=first):
+            name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
+            size = len(row.data)
+            error = "no image in this row" if not size else origin.refuse_size(size)
+            error = error or row.error
+            yield replace(row, id=name, uri=uri, data=b"" if error else row.data, error=error)
 
 
 def _prove_readable(origin: Origin, uri: str) -> None:
@@ -122,7 +136,7 @@ def read_columns(origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
         groups = batch.column(group) if group else None
         known = batch.column(faces) if faces else None
         for number, image in enumerate(images):
-            belongs = _name(groups[number].as_py() if groups is not None else None, ()) or ""
+            belongs = _text(groups[number].as_py() if groups is not None else None) or ""
             truth, problem = tells(truths[number].as_py()) if truths is not None else (None, "")
             there, wrong = faces_of(known[number].as_py()) if known is not None else (None, "")
             yield Row(
@@ -144,15 +158,26 @@ def truth_reader(
         categories = boxes.category_names(schema)
         return lambda value: boxes.truth_of(value, categories)
     names = _class_names(schema, label)
-    return lambda value: (_name(value, names), "")
+    if not names:
+        return lambda value: (_text(value), "")
+
+    def named(value: Any) -> tuple[str | None, str]:
+        if not isinstance(value, int):
+            return _text(value), ""
+        if 0 <= value < len(names):
+            return names[value], ""
+        if value == UNLABELLED:
+            return None, ""
+        return None, f"label {value}: column {label!r} has names of {len(names)} classes"
+
+    return named
 
 
-def _name(value: Any, names: Sequence[str]) -> str | None:
-    if value is None:
+def _text(value: Any) -> str | None:
+    """A value of a column in words; None where there is none."""
+    if value is None or value != value:  # not a number
         return None
-    if names and isinstance(value, int) and 0 <= value < len(names):
-        return names[value]
-    return str(value)
+    return value.decode(errors="backslashreplace") if isinstance(value, bytes) else str(value)
 
 
 def image_column(schema: pa.Schema, wanted: str) -> str:

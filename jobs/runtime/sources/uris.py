@@ -44,6 +44,7 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
         uri = address or ""
         if uri and "://" not in uri and not uri.startswith("/"):
             uri = join(posixpath.dirname(piece.uri), uri)
+        uri = uri if _refuse(uri) else absolute(uri)
         targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
     rows = _read_good(origin, targets, truths)
     for row, (_, problem), group, (faces, wrong) in zip(rows, told, groups, known, strict=True):

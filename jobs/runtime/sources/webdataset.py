@@ -26,6 +26,8 @@ BLOCK = 512
 """bytes: headers and contents of a tar begin on multiples of it"""
 GROUP_LIMIT = 1000
 """members after which a new stem ends a sample: names such as img.0001.jpg share one key"""
+READ_BYTES = 1 << 23
+"""of a tar at a time: a request each where it lies on S3"""
 LABEL_SUFFIXES = (".cls", ".json")
 
 
@@ -128,7 +130,7 @@ class _Span:
 def _samples(origin: Origin, file: "_Span | pa.NativeFile", mode: str) -> Iterator[_Sample]:
     """Samples in order. Bytes are read in the streaming modes, `r:` only looks at the headers."""
     sample: _Sample | None = None
-    with tarfile.open(fileobj=file, mode=mode, bufsize=1 << 18) as tar:  # pyright: ignore
+    with tarfile.open(fileobj=file, mode=mode, bufsize=READ_BYTES) as tar:  # pyright: ignore
         for member in tar:
             tar.members = []  # else it keeps every header it has seen
             if member.isdir() or origin.is_ignored(member.name):

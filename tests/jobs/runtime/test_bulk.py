@@ -234,6 +234,27 @@ def test_a_run_on_s3_is_planned_read_written_and_resumed_there(
     assert b"testing-secret" not in written
 
 
+def test_parts_that_are_damaged_or_of_no_planned_slice_are_named(
+    undisturbed: tuple[Path, Path], tmp_path: Path
+):
+    photos, out = undisturbed
+    shutil.copytree(out, tmp_path / "run")
+    first, second, *_ = sorted((tmp_path / "run" / "results").iterdir())
+    whole = first.read_bytes()
+
+    first.write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(RuntimeError, match=rf"{first.name}: damaged .*remove it"):
+        run_toy(str(photos), str(tmp_path / "run"), INLINE)
+    first.write_bytes(b"")  # what a power cut may leave
+    plan, run = run_toy(str(photos), str(tmp_path / "run"), INLINE)
+    assert len(plan.todo) == 1
+    assert rows_of(run) == rows_of(Run.load(str(out), Storage()))
+
+    shutil.copy(second, second.with_name("part-0123456789abcdef01234567.parquet"))
+    with pytest.raises(RuntimeError, match="1 parts are of no planned slice: .'0123456789abcdef"):
+        run_toy(str(photos), str(tmp_path / "run"), INLINE)
+
+
 def test_parts_say_what_made_them(undisturbed: tuple[Path, Path]):
     part = next((undisturbed[1] / "results").iterdir())
     metadata = pq.read_schema(part).metadata

@@ -1,4 +1,5 @@
 import os
+import resource
 import signal
 from contextlib import closing
 
@@ -98,11 +99,41 @@ class Unloadable:
 
 
 @settings(max_examples=8)
-@given(st.lists(st.lists(st.binary(min_size=1, max_size=9000), max_size=9), max_size=6))
-def test_batches_of_any_sizes_come_back_in_order(batches: list[list[bytes]]):
+@given(st.lists(st.lists(st.integers(0, 90), max_size=9), max_size=6), st.integers(1, 9000))
+def test_batches_of_any_sizes_come_back_in_order(batches: list[list[int]], size: int):
     with closing(GuardedDecoder(ToyDecoder(), timeout_s=30)) as guard:
-        for batch in batches:
-            guard.submit([b"_" + blob for blob in batch])
-            pixels, reasons, _ = guard.result()
-            assert reasons == [""] * len(batch)
-            assert pixels[:, 0, 0, 0].tolist() == [ord("_")] * len(batch)
+        waiting = list[list[int]]()
+        for batch in [*batches, []]:
+            guard.submit([bytes([first]) * (size + first) for first in batch])
+            waiting.append(batch)
+            if len(waiting) == 2:  # as many as may be under way
+                pixels, reasons, _ = guard.result()
+                assert pixels[:, -1, -1, -1].tolist() == waiting.pop(0)
+                assert not any(reasons)
+
+
+def test_batches_that_nobody_waits_for_any_more_are_not_waited_for(guard: GuardedDecoder):
+    guard.submit([b"a", b"hang"])
+    guard.submit([b"b"])
+    guard.abandon()
+
+    guard.submit([b"c"])
+
+    pixels, errors, _ = guard.result()
+    assert (pixels[0, 0, 0, 0], errors) == (ord("c"), [""])
+
+
+def test_memory_that_is_not_there_is_said_before_it_is_written_to():
+    """Else whoever writes to it dies (SIGBUS): the child with a good image, or its parent."""
+    usual = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with closing(GuardedDecoder(ToyDecoder())) as guard:
+        guard.submit([b"a"])
+        guard.result()
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, usual[1]))
+        try:
+            with pytest.raises(RuntimeError, match=r"no room for 3 MB of images .*--shm-size"):
+                guard.submit([bytes(3_000_000)])
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, usual)
+        guard.submit([b"b"])
+        assert guard.result().errors == [""]

@@ -3,6 +3,7 @@ import io
 import json
 import tarfile
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -14,7 +15,8 @@ from hypothesis import strategies as st
 from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources import choose, cut_slices, read_slice, usual_rows
 from jobs.runtime.sources.origin import IMAGE_SUFFIXES, Origin, Source
-from jobs.runtime.storage import Storage
+from jobs.runtime.storage import Storage, StorageConfig
+from tests.flaky_s3 import Request, flaky_s3
 from vision_ops import decode
 
 
@@ -29,6 +31,15 @@ def rows_of(uri: str | Path, **options: object) -> tuple[list[Slice], list[Row]]
     assert len({row.id for row in rows}) == len(rows)
     assert len({piece.slice_id for piece in slices}) == len(slices)
     return slices, rows
+
+
+def read_from(source: Source, storage: Storage) -> list[Row]:
+    """All rows of a source, read once."""
+    origin = Origin(source=source, storage=storage)
+    format, entries, _ = choose(origin, origin.find())
+    return [
+        row for piece in cut_slices(origin, format, entries) for row in read_slice(origin, piece)
+    ]
 
 
 def write_tree(root: Path, files: Mapping[str, bytes]) -> Path:
@@ -117,6 +128,31 @@ def test_parquet_rows_with_labels_as_names(tmp_path: Path, struct: bool):
     assert rows[-1].error == "no image in this row"
 
 
+def test_labels_without_a_name_are_none_or_a_failed_row_never_a_class(tmp_path: Path):
+    feature = {"_type": "ClassLabel", "names": ["cat", "dog"]}
+    described = {"huggingface": json.dumps({"info": {"features": {"label": feature}}})}
+    table = pa.table({"image": [b"1"] * 4, "label": [1, -1, 7, None]})
+    pq.write_table(table.replace_schema_metadata(described), tmp_path / "x.parquet")
+
+    _, rows = rows_of(tmp_path)
+
+    assert [row.truth for row in rows] == ["dog", None, None, None]
+    assert [bool(row.error) for row in rows] == [False, False, True, False]
+    assert rows[2].error == "label 7: column 'label' has names of 2 classes"
+
+
+@pytest.mark.parametrize(
+    ("values", "truths"),
+    [([1.0, float("nan")], ["1.0", None]), ([b"cat", b"\xff"], ["cat", "\\xff"])],
+)
+def test_labels_of_other_types_are_told_as_text(
+    tmp_path: Path, values: list[object], truths: list[str | None]
+):
+    pq.write_table(pa.table({"image": [b"1"] * 2, "label": values}), tmp_path / "x.parquet")
+    _, rows = rows_of(tmp_path, image="image")
+    assert [row.truth for row in rows] == truths
+
+
 def test_a_parquet_that_is_none_is_one_failed_row_and_the_others_are_read(tmp_path: Path):
     pq.write_table(pa.table({"image": [b"1"]}), tmp_path / "b.parquet")
     (tmp_path / "a.parquet").write_bytes(b"no parquet at all")
@@ -173,6 +209,84 @@ def test_tar_samples_are_rows_with_their_labels(tmp_path: Path, slice_rows: int)
         "x.tar#f.right.jpg": (b"R", "7", ""),
     }
     assert len(slices) == {1: 5, 2: 3, 100: 1}[slice_rows]
+
+
+def test_a_tar_made_of_the_folder_it_was_made_in_reads_the_same(tmp_path: Path):
+    """`tar -C folder -cf x.tar .`: every name begins with `./`, which is no hidden file."""
+    write_tar(tmp_path / "x.tar", {f"./{name}": data for name, data in MEMBERS.items()})
+
+    _, rows = rows_of(tmp_path)
+
+    assert [row.data for row in rows] == [b"A", b"B", b"", b"E", b"L", b"R"]
+    assert [row.truth for row in rows] == ["3", "dog", None, None, "7", "7"]
+
+
+def test_keys_with_empty_parts_are_not_taken_for_others(s3: StorageConfig, bucket: str):
+    storage = Storage(s3)
+    storage.put(f"{bucket}/p/x.jpg", b"right")
+    storage.fsspec(bucket).pipe_file(f"{bucket[5:]}/p//x.jpg", b"odd")
+
+    rows = read_from(Source(uri=f"{bucket}/p"), storage)
+
+    told = {row.id: (row.data, row.error[:27]) for row in rows}
+    assert told.pop("x.jpg") == (b"right", "")
+    assert told == {"/x.jpg": (b"", "not a name that can be read")}
+
+
+def test_a_shard_that_storage_broke_off_once_is_read_whole(
+    s3: StorageConfig, s3_endpoint: str, bucket: str
+):
+    images = [bytes([i]) * 2000 for i in range(1, 40)]
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"image": images}), sink, row_group_size=10, compression="none")
+    Storage(s3).put(f"{bucket}/x.parquet", sink.getvalue())
+    left = [-1]
+
+    def fails(request: Request) -> int:
+        """Once: when so many answers more were given."""
+        left[0] -= request.method == "GET"
+        return 503 if left[0] == 0 and request.method == "GET" else 0
+
+    with flaky_s3(s3_endpoint, fails) as flaky:
+        storage = Storage(replace(s3, endpoint=flaky.endpoint, max_attempts=1))
+        origin = Origin(source=Source(uri=f"{bucket}/x.parquet"), storage=storage)
+        (piece,) = cut_slices(origin, "parquet", origin.find())
+        for count in (1, 2):  # at the footer, and at what it leads to
+            left[0] = count
+            rows = list(read_slice(origin, piece))
+            assert left[0] < 0
+            assert [row.error for row in rows] == [""] * len(images)
+            assert [row.data for row in rows] == images
+
+
+def test_objects_that_may_not_be_read_are_failed_rows_and_an_outage_is_none(
+    s3: StorageConfig, s3_endpoint: str, bucket: str
+):
+    for name in "ab":
+        Storage(s3).put(f"{bucket}/{name}.jpg", name.encode())
+    wrong = {"/a.jpg": 403}
+    with flaky_s3(s3_endpoint, lambda each: wrong.get(each.path[-6:], 0)) as flaky:
+        storage = Storage(replace(s3, endpoint=flaky.endpoint, max_attempts=1))
+        source = Source(uri=f"{bucket}/?.jpg")
+        rows = read_from(source, storage)
+        assert [row.data for row in rows] == [b"", b"b"]
+        assert rows[0].error.startswith("not allowed to read it")
+        wrong["/b.jpg"] = 500
+        with pytest.raises(OSError, match="b.jpg"):
+            read_from(source, storage)
+
+
+def test_addresses_that_cannot_be_opened_are_failed_rows(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(b"A")
+    there = f"file://{tmp_path}/a.jpg"
+    bad = [f"{tmp_path}/a.jpg/b.jpg", f"{tmp_path}/{'n' * 300}.jpg", "s3://b/a//b.jpg", "a\0.jpg"]
+    pq.write_table(pa.table({"uri": [there, *bad]}), tmp_path / "t.parquet")
+
+    _, rows = rows_of(tmp_path / "t.parquet", format="uris")
+
+    assert [row.data for row in rows] == [b"A", b"", b"", b"", b""]
+    assert rows[0].uri == f"{tmp_path}/a.jpg"
+    assert all("not a name that can be read" in row.error for row in rows[1:])
 
 
 def test_a_compressed_tar_reads_the_same(tmp_path: Path):

@@ -1,6 +1,8 @@
 import os
 import pickle
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -8,6 +10,7 @@ import pandas as pd
 import pytest
 
 from jobs.runtime.storage import Storage, StorageConfig, absolute, join, relative
+from tests.flaky_s3 import Request, flaky_s3
 
 ODD_NAMES = [
     *("a b.jpg", "c#d.jpg", "e%20f.jpg", "g+h.jpg", "ü/日本.jpg"),
@@ -77,6 +80,45 @@ def test_an_object_larger_than_a_request_arrives_whole(s3: StorageConfig, bucket
     Storage(s3).put(f"{bucket}/large.bin", data)
 
     assert Storage(s3).read(f"{bucket}/large.bin") == data
+
+
+@pytest.mark.parametrize("size", [100, 25_000_000])
+def test_a_put_that_fails_leaves_nothing_of_it(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, size: int
+):
+    """Not even the parts of a large one that had arrived."""
+
+    def fails(request: Request) -> int:
+        is_first_part = "partNumber=1" in request.path
+        return 403 if request.method == "PUT" and not is_first_part else 0
+
+    with flaky_s3(s3_endpoint, fails) as flaky, pytest.raises(OSError, match="told to fail|DENIED"):
+        Storage(replace(s3, endpoint=flaky.endpoint)).put(join(bucket, "x.bin"), bytes(size))
+    assert Storage(s3).stat(join(bucket, "x.bin")) is None
+
+
+def test_throttling_is_waited_for_however_often_it_comes(
+    s3: StorageConfig, s3_endpoint: str, bucket: str
+):
+    """More often than a client's usual budget of repetitions, which all its threads share."""
+    uris = [join(bucket, f"{number:03}.bin") for number in range(130)]
+    for uri in uris:
+        Storage(s3).put(uri, uri.encode() * 20)
+    with flaky_s3(s3_endpoint, lambda each: 503 if not each.number else 0) as flaky:
+        storage = Storage(replace(s3, endpoint=flaky.endpoint))
+        with ThreadPoolExecutor(24) as pool:
+            assert list(pool.map(storage.read, uris)) == [uri.encode() * 20 for uri in uris]
+    assert sum(not each.number for each in flaky.seen) >= 2 * len(uris)
+
+
+def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path):
+    (tmp_path / "a.jpg").write_bytes(b"1")
+    Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.jpg")).write_bytes(b"22")
+    entries = Storage().find(str(tmp_path))
+    assert [(relative(e.uri, str(tmp_path)), e.size) for e in entries] == [
+        ("a.jpg", 1),
+        ("caf\\xe9.jpg", 2),
+    ]
 
 
 def test_pandas_opens_results_by_the_same_settings(s3: StorageConfig, bucket: str):
