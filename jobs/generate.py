@@ -49,7 +49,7 @@ class Config:
     accept_licence: bool = False
     """use weights whose licence forbids commercial use"""
     dry_run: bool = False
-    """say what would be done, and do nothing"""
+    """say what would be done, and leave nothing; some inputs or steps may be timed"""
     out: str = "runs/generate"
     """run directory, local path or s3:// URI"""
 

@@ -73,7 +73,7 @@ class Config:
     accept_licence: bool = False
     """start from weights whose licence forbids commercial use"""
     dry_run: bool = False
-    """say what would be done, and do nothing"""
+    """say what would be done, and leave nothing; some inputs or steps may be timed"""
     films: int = 2
     """episodes that the report shows, filmed by the best policy; 0: none"""
     out: str = "runs/train_navigation"

@@ -197,7 +197,8 @@ def import_weights(config: Import) -> dict[str, str]:
     """Write the checkpoint; returns what `show` would say of it."""
     if config.licence == UNKNOWN:
         logger.warning(
-            "licence: not said, and so %s can be used for anything unasked; --licence says it",
+            "licence: not said; %s will be used without --accept-licence being asked for, whatever "
+            "its licence is (--licence says it)",
             config.out,
         )
     storage, out = Storage(config.storage), absolute(config.out)

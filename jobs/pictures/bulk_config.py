@@ -28,4 +28,4 @@ class BulkConfig(PipelineConfig):
     retry_failed: bool = False
     """do again the slices that hold failed rows"""
     dry_run: bool = False
-    """say what would be done, and do nothing"""
+    """say what would be done, and leave nothing; some inputs or steps may be timed"""

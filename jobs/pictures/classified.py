@@ -16,6 +16,7 @@ from jobs.runtime.report import charts
 from jobs.runtime.report.bulk import Extremes, about, title_of
 from jobs.runtime.report.causes import Causes
 from jobs.runtime.report.classification import class_table, confusion_chart, pair_table, roc_chart
+from jobs.runtime.report.intervals import interval
 from jobs.runtime.report.page import Chart, Figure, Section, Table, Thumbnail, page
 from jobs.runtime.reread import read_thumbnails
 from jobs.runtime.run import Run
@@ -186,11 +187,14 @@ def report(result: Evaluation, run: Run, causes: Causes) -> bytes:
 def _figures(result: Evaluation) -> list[Figure]:
     metrics, counts = result.metrics, result.counts
     right = int(np.trace(metrics.confusion))
-    of_all = f"{right:,} of {metrics.num_rows:,} right"
+    low, high = interval(metrics.accuracy, metrics.num_rows)
+    of_all = f"{right:,} of {metrics.num_rows:,} right; 95 % sure: {low:.1%} to {high:.1%}"
     figures = [Figure(name="Accuracy", value=f"{metrics.accuracy:.2%}", note=of_all)]
     if metrics.top_k_accuracy is not None and len(result.classes) > 5:
         figures.append(Figure(name="Top-5 accuracy", value=f"{metrics.top_k_accuracy:.2%}"))
-    figures.append(Figure(name="Macro F1", value=f"{metrics.averages['macro'].f1:.4f}"))
+    occur = int((metrics.per_class.support > 0).sum())
+    note = f"mean of the {occur:,} classes that occur" if occur < len(result.classes) else ""
+    figures.append(Figure(name="Macro F1", value=f"{metrics.averages['macro'].f1:.4f}", note=note))
     if metrics.roc:
         figures.append(Figure(name="Macro AUC", value=f"{metrics.roc.macro_auc:.4f}"))
     error = Figure(name="Calibration error", value=f"{metrics.calibration.error:.4f}")

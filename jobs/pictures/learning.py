@@ -52,7 +52,7 @@ class TrainingJobConfig:
     accept_licence: bool = False
     """start from weights whose licence forbids commercial use"""
     dry_run: bool = False
-    """say what would be done, and do nothing"""
+    """say what would be done, and leave nothing; some inputs or steps may be timed"""
 
 
 Request = TypeVar("Request", bound=TrainingJobConfig)

@@ -319,7 +319,8 @@ def refuse_unlabelled(examples: Examples, name: str) -> None:
     if len(lacking):
         raise ValueError(
             f"{name}.label: {len(lacking):,} of {len(examples):,} rows have no class, the first is "
-            f"{lacking[0]}; name the column, `folder`, or leave such rows out"
+            f"{lacking[0]}; --{name}.label names the column, or is `folder` where pictures lie in "
+            "a folder per class"
         )
 
 

@@ -14,6 +14,7 @@ from PIL import Image
 
 from jobs.runtime.report import bulk, charts
 from jobs.runtime.report.causes import Causes, pattern_of
+from jobs.runtime.report.classification import class_table
 from jobs.runtime.report.heatmap import confusion
 from jobs.runtime.report.page import (
     Chart,
@@ -279,6 +280,26 @@ def test_confusion_of_many_classes_stays_small_and_says_what_it_shows(num: int, 
     assert (f"{shown} of {num}" in caption) == (shown < num)
     assert ('class="number' in svg) == (num <= 20)
     assert len(svg) < 600_000
+
+
+def test_confusion_shows_no_class_that_no_image_has_to_do_with() -> None:
+    matrix = np.zeros((1000, 1000), np.int64)
+    matrix[7, 7], matrix[500, 900] = 3, 1
+    svg, caption = confusion(matrix, [f"class {i}" for i in range(1000)])
+    assert "Shown: 3 of 1,000 classes, those that occur or are given" in caption
+    assert all(f">class {i}<" in svg for i in (7, 500, 900))
+    assert ">class 0<" not in svg
+
+
+def test_table_of_classes_leaves_out_those_that_no_image_has_to_do_with() -> None:
+    numbers = {
+        "F1": np.array([0.5, 0.0, 0.0, 0.9]),
+        "images": np.array([4, 0, 0, 6]),
+        "labels given": np.array([3, 2, 0, 5]),
+    }
+    table = class_table(["a", "b", "c", "d"], numbers, bars=1)
+    assert [row[0] for row in table.rows] == ["a", "d", "b"]
+    assert table.note == "1 classes neither occur nor are given."
 
 
 def test_empty_charts_are_drawn() -> None:

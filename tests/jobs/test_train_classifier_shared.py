@@ -93,7 +93,7 @@ def witness(rank: int, training: Training, folder: str) -> None:
     pictures, truth = Pictures(training.learn), {"number": np.arange(len(training.learn))}
     for count in COUNTS:
         learner: Any = Witness()
-        sums = evaluate(learner, pictures, truth, np.arange(count), place)
+        sums = evaluate(learner, pictures, truth, np.arange(count), place, 7)
         np.savez(f"{folder}/{rank}-{count}.npz", **sums)
     torch.distributed.destroy_process_group()
 

@@ -85,7 +85,7 @@ def test_an_import_without_a_licence_is_told_what_that_means(tmp_path, caplog):
         network="face_detector:mtcnn", state=str(tmp_path), out=f"{tmp_path}/m.safetensors"
     )
     main(asked)
-    assert "licence: not said, and so" in caplog.text
+    assert "licence: not said; " in caplog.text
     caplog.clear()
     main(replace(asked, licence="MIT"))
     assert not caplog.text

@@ -276,7 +276,9 @@ def check_styles(config: StylizeConfig, card: Card, weights: str) -> bool:
             told = f"op.weights {weights}"
             layers_of(card, named.content_layers, named.style_layers, told, "op.gatys.features.")
         if not config.styles:
-            raise ValueError("op.styles: a picture in whose manner others are to be made")
+            raise ValueError(
+                "op.styles: none is named; a picture in whose manner others are to be made"
+            )
         if card.paints_any_style:
             sized = GatysConfig(style_longest_px=config.gatys.style_longest_px)
             _refuse_gatys(config.gatys, sized, weights, "style_longest_px alone is heeded")

@@ -147,7 +147,7 @@ def about(run: Run, **config: Any) -> list[Section]:
 def _figures(run: Run, summary: Summary) -> list[Figure]:
     figures = list(figures_of(run, summary.counts["ok"], summary.counts["failed"]))
     if summary.labels:
-        figures.insert(3, Figure(name="Labels given", value=f"{len(summary.labels):,}"))
+        figures.insert(3, Figure(name="Different labels", value=f"{len(summary.labels):,}"))
     return figures
 
 

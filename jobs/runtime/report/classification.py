@@ -85,15 +85,19 @@ def pair_table(matrix: np.ndarray, names: Sequence[str]) -> Table:
 def class_table(names: Sequence[str], numbers: Mapping[str, np.ndarray], bars: int) -> Table:
     """One row a class, those of the lowest F1 first; the first `bars` columns are shares.
 
-    `numbers` must hold "F1" and "images" (the class's rows); classes without rows come last.
+    `numbers` must hold "F1", "images" (the class's rows) and "labels given"; classes without rows
+    come last, those that were not given either are left out.
     """
     absent = numbers["images"] == 0
     order = np.lexsort((np.arange(len(names)), numbers["F1"], absent))
+    order = order[(numbers["images"] + numbers["labels given"])[order] > 0]
     rows = [
         (names[k], *(column[k].item() for column in numbers.values()))
         for k in order[:MAX_CLASS_ROWS]
     ]
-    note = f"The first {len(rows):,} of {len(names):,} classes." if len(rows) < len(names) else ""
+    note = f"The first {len(rows):,} of {len(order):,} classes. " * (len(rows) < len(order))
+    if unseen := len(names) - len(order):
+        note += f"{unseen:,} classes neither occur nor are given."
     return Table(
         title="The lowest F1 first",
         columns=("class", *numbers),

@@ -10,7 +10,7 @@ from jobs.runtime.report.page import shorten
 NUM_WITH_NUMBERS = 20
 """up to so many classes every cell shows its count"""
 NUM_WHOLE = 120
-"""up to so many classes the whole matrix is shown"""
+"""up to so many classes the whole matrix is shown, of more those that any image has to do with"""
 NUM_MISTAKEN = 60
 """beyond that, the classes with the most mistakes"""
 SIZE = 980
@@ -24,9 +24,14 @@ def confusion(matrix: np.ndarray, names: Sequence[str]) -> tuple[Markup, str]:
     caption = "Rows are the truth, columns the label. Colour is the share of the row."
     names, num_classes = list(names), len(names)
     if num_classes > NUM_WHOLE:
-        wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * np.diagonal(matrix)
-        shown = np.sort(np.argsort(-wrong, kind="stable")[:NUM_MISTAKEN])
-        caption += f" Shown: {len(shown)} of {num_classes:,} classes, those with the most mistakes."
+        total = matrix.sum(axis=0) + matrix.sum(axis=1)
+        shown = np.flatnonzero(total)
+        told = f" Shown: {len(shown)} of {num_classes:,} classes, those that occur or are given."
+        if len(shown) > NUM_WHOLE:
+            wrong = total - 2 * np.diagonal(matrix)
+            shown = np.sort(np.lexsort((-total, -wrong))[:NUM_MISTAKEN])
+            told = f" Shown: {len(shown)} of {num_classes:,} classes, those with the most mistakes."
+        caption += told
         share = _shares(matrix)[np.ix_(shown, shown)]
         return _draw(matrix[np.ix_(shown, shown)], share, [names[i] for i in shown]), caption
     return _draw(matrix, _shares(matrix), names), caption

@@ -118,7 +118,10 @@ def _classes(rows: Sequence[Mapping[str, Any]]) -> Iterator[Section]:
 
 def _notes(counts: Mapping[str, int], causes: Causes) -> Iterator[Section]:
     if number := counts["of_another_class"]:
-        text = f"{number:,} true objects are of no class of the weights: they count for IoU alone."
+        text = (
+            f"In {number:,} pictures what is to be found is of no class of the weights: they count "
+            "for IoU alone."
+        )
         yield Section(title="Other classes", text=text)
     if counts["failed"] or counts["unusable_truth"]:
         text = "These rows have no result, or a truth that does not fit their picture."
