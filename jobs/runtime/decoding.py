@@ -285,9 +285,10 @@ class GuardedDecoder:
         ours, theirs = Pipe()
         handles = [shared.handle for shared in (self.mark, *chain(*self.slots))]
         numbers = [str(handle) for handle in (theirs.fileno(), *handles)]
+        last_s = str(2 * self.timeout_s)
         with tempfile.TemporaryFile() as said:
             self.child = subprocess.Popen(
-                [sys.executable, "-m", "jobs.runtime.decoding", *numbers],
+                [sys.executable, "-m", "jobs.runtime.decoding", last_s, *numbers],
                 pass_fds=[theirs.fileno(), *handles],
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
                 stdin=subprocess.DEVNULL,
@@ -309,10 +310,11 @@ class GuardedDecoder:
                 raise RuntimeError(f"the decoder process did not start: {reason}\n{trace}")
 
 
-def serve(pipe: Connection, handles: Sequence[int]) -> None:
+def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
     """The child: decode what the parent sends, until the pipe closes.
 
-    It answers with a reason, the seconds it took and the extent per image, of many at a time.
+    It answers with a reason, the seconds it took and the extent per image, of many at a time. An
+    image that takes `last_s` ends it: a parent that is alive would have done so before.
     """
     mark = Shared(handles[0]).at_least(MARK.size)
     slots = [(Shared(handles[i]), Shared(handles[i + 1])) for i in range(1, len(handles), 2)]
@@ -333,11 +335,13 @@ def serve(pipe: Connection, handles: Sequence[int]) -> None:
             offset += sizes[index]
             start = time.monotonic()
             MARK.pack_into(mark, 0, number, index, start)
+            signal.setitimer(signal.ITIMER_REAL, last_s)
             reason = decoder(data, pixels[index])
             end = time.monotonic()
             answers.append((reason, end - start, () if reason else tuple(decoder.extent)))
             if index + 1 < len(sizes) and end - answered < answer_every_s:
                 continue
+            signal.setitimer(signal.ITIMER_REAL, 0)
             try:
                 pipe.send(answers)
             except BrokenPipeError:
@@ -346,8 +350,9 @@ def serve(pipe: Connection, handles: Sequence[int]) -> None:
 
 
 def _main() -> None:
-    """`python -m jobs.runtime.decoding PIPE HANDLES...`: started by GuardedDecoder alone."""
-    serve(Connection(int(sys.argv[1])), [int(handle) for handle in sys.argv[2:]])
+    """`python -m jobs.runtime.decoding LAST_S PIPE HANDLES...`: GuardedDecoder starts it."""
+    last_s, pipe, *handles = sys.argv[1:]
+    serve(Connection(int(pipe)), [int(handle) for handle in handles], float(last_s))
 
 
 if __name__ == "__main__":

@@ -52,10 +52,11 @@ class Attempt:
             wait_for_parts(out, chance.randrange(1, len(expected) - 4), run)
             time.sleep(chance.random() * 0.3)
             below = [pid for pid, name in descendants(run.pid).items() if name.startswith(title)]
-            hit = [run.pid] if victim == "driver" else below or [run.pid]
             if victim == "decoder":
                 below = [pid for pid, name in descendants(run.pid).items() if title in name]
-                hit = below or [run.pid]
+            # none is left where the run has come to its end
+            assert victim == "driver" or below or run.poll() is not None, victim
+            hit = [run.pid] if victim == "driver" else below or [run.pid]
             os.kill(chance.choice(sorted(hit)), signal.SIGKILL)
             run.wait(END_S)
         finally:

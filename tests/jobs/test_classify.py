@@ -138,6 +138,9 @@ def test_every_odd_and_broken_file_is_a_row_with_a_cause(weights: str, tmp_path:
         assert (row["label"] is not None) == is_ok == (row["error"] == "") == (row["stage"] == "")
     assert len(rows) > 75
     assert run.manifest["counts"]["failed"] > 25
+    fine = [row for row in rows if Path(row["id"]).name.startswith(("fine-", "exif-", "animated"))]
+    assert len(fine) > 20
+    assert [row["id"] for row in fine if row["error"]] == []
 
 
 def test_published_weights_answer_as_a_plain_script_does(shared_data: Path, tmp_path: Path):

@@ -47,10 +47,15 @@ def detector(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 def test_a_detector_finds_several_and_its_precision_is_torchmetrics(detector: str, tmp_path: Path):
     rows = shapes(4, seed=5)
+    source = write_shard(tmp_path / "before" / "x.parquet", rows)
+    op = LocalizerConfig(weights=detector, max_objects=20)
+    before = rows_of(localize.main(asked(source, detector, tmp_path / "first", op=op)))
+    for row, seen in zip(rows, before, strict=True):  # of what it finds some is said to be true
+        found = [seen["boxes"][k] for k in (0, 2, 5)]
+        row["objects"] += [{"label": each["label"], "box": each["box"]} for each in found]
     rows[0]["objects"] += [{"label": "square", "box": [1, 2, 30, 40]}]
     rows[1]["objects"] = []
     source = write_shard(tmp_path / "in" / "x.parquet", rows)
-    op = LocalizerConfig(weights=detector, max_objects=20)
     run = localize.main(asked(source, detector, tmp_path / "run", op=op, overlays=True))
     assert run.manifest["weights"]["method"] == "detector"
     metric = MeanAveragePrecision(box_format="xyxy", class_metrics=True)
@@ -69,6 +74,7 @@ def test_a_detector_finds_several_and_its_precision_is_torchmetrics(detector: st
         ]
         metric.update([tensors[0] | {"scores": torch.tensor(scores)}], [tensors[1]])
     wanted = metric.compute()
+    assert 0.05 < wanted["map"] < 0.9
     found = judged(run, tmp_path / "evaluated")
     assert found.precision is not None
     assert found.precision.average == pytest.approx(wanted["map"].item(), abs=1e-6)

@@ -225,7 +225,7 @@ def test_quality_says_how_near_a_file_is_to_the_picture_made(
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"styles": ()}, "op.styles: a picture in whose manner"),
+        ({"styles": ()}, "op.styles: none is named; a picture"),
         ({"styles": ("absent.jpg",)}, "op.styles absent.jpg: cannot be read"),
         ({"style_weights": (1.0, 2.0)}, "2 for 1 styles"),
         ({"style_weights": (0.0,)}, "all are 0"),

@@ -136,7 +136,10 @@ def test_fewer_examples_are_learnt_from_and_validation_stays(photos: Path, tmp_p
 
 def test_report_shows_both_curves_and_says_whether_it_fits(trained: Path):
     page = (trained / "report" / "index.html").read_text()
-    assert "images kept back" in page
+    section = page[page.index("Does it fit?") :]
+    assert section.count("<svg") == 2
+    for chart in section.split("<svg")[1:3]:
+        assert all(f">{name}<" in chart for name in ("training images", "images kept back"))
     assert "The network " in page
     manifest = json.loads((trained / "manifest.json").read_text())
     assert manifest["report"].endswith("report/index.html")

@@ -320,7 +320,7 @@ def test_the_operator_finds_the_method_by_the_checkpoint(checkpoint: Path):
 @pytest.mark.parametrize(
     ("change", "said"),
     [
-        ({"styles": ()}, "op.styles: a picture in whose manner"),
+        ({"styles": ()}, "op.styles: none is named; a picture"),
         ({"gatys": GatysConfig(steps=3)}, "paints in one pass; style_longest_px alone is heeded"),
     ],
 )

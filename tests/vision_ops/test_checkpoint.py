@@ -1,6 +1,7 @@
 """Checkpoints: what is saved comes back bit for bit, and nothing else is taken for one."""
 
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,21 @@ def test_loading_leaves_the_random_generator_alone(saved):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_save_that_fails_leaves_the_old_file(tmp_path, saved, model, monkeypatch):
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_save_that_is_broken_off_leaves_the_old_file(saved, model, monkeypatch, step):
+    before = saved.read_bytes()
+
+    def fail(*_: object) -> None:
+        raise OSError("no space left on this device")
+
+    monkeypatch.setattr(os, step, fail)
+    with pytest.raises(OSError, match="no space left"):
+        save_checkpoint(saved, model, make_card())
+    assert saved.read_bytes() == before
+    assert [path.name for path in saved.parent.iterdir()] == [saved.name]
+
+
+def test_save_that_fails_leaves_the_old_file(tmp_path, saved, model):
     before = saved.read_bytes()
     folder_in_the_way = tmp_path / "folder"
     (folder_in_the_way / "inside").mkdir(parents=True)

@@ -43,7 +43,7 @@ def test_everybody_in_the_press_photos_is_found_once(detect, shared_data):
     assert [len(faces.boxes) for faces in found] == [NUM_FACES.get(p.stem, 1) for p in paths]
 
 
-def test_landmarks_lie_in_their_places_also_in_the_mirror(detect, shared_data):
+def test_landmarks_lie_in_their_places_also_in_the_mirror(detect, shared_data, request):
     picture = photo(shared_data, "kit_with_rose.jpg")
     plain, mirrored = detect([picture, picture[:, ::-1]])
     assert len(plain.boxes) == len(mirrored.boxes) == 2
@@ -52,7 +52,8 @@ def test_landmarks_lie_in_their_places_also_in_the_mirror(detect, shared_data):
     size = (plain.boxes[:, 3] - plain.boxes[:, 1]).mean()
     back = mirrored.boxes[order[1]][:, [2, 1, 0, 3]] * [-1, 1, -1, 1] + [width, 0, width, 0]
     np.testing.assert_allclose(back, plain.boxes[order[0]], atol=0.15 * size)
-    if np.isnan(plain.landmarks).all():
+    if "ultralight" in request.node.callspec.id:  # it gives none
+        assert np.isnan(plain.landmarks).all()
         return
     for box, (left, right, nose, low_left, low_right) in zip(
         plain.boxes, plain.landmarks, strict=True

@@ -176,7 +176,7 @@ def test_bits_do_not_depend_on_what_comes_along_nor_on_the_call(
 
 
 def test_bits_do_not_depend_on_the_number_of_threads(weights: str):
-    gatys, content = Gatys(asked(start="noise"), weights, [stripes(60, 80)]), photo(90, 121)
+    gatys, content = Gatys(asked(start="noise"), weights, [stripes(60, 80)]), photo(200, 321)
     usual = torch.get_num_threads()
     made = []
     try:

@@ -87,6 +87,18 @@ def gif_of(data: bytes) -> tuple[int, list[int], tuple[int, int]]:
         return len(times), times, file.size
 
 
+def shown_by(data: bytes, every_ms: int = 250) -> list[np.ndarray]:
+    """What a GIF shows at each moment, as long as it moves: int (H, W, 3)."""
+    shown: list[np.ndarray] = []
+    with Image.open(io.BytesIO(data)) as file:
+        for number in range(getattr(file, "n_frames", 1)):
+            file.seek(number)
+            pixels = np.asarray(file.convert("RGB")).astype(int)
+            last = number + 1 == getattr(file, "n_frames", 1)
+            shown += [pixels] * (1 if last else round(file.info["duration"] / every_ms))
+    return shown
+
+
 def test_what_is_seen_is_shown_pixel_by_pixel():
     view = np.random.default_rng(0).integers(0, 256, (15, 21, 3), np.uint8)
     frame = np.asarray(draw_frame(moment(view=view), STORY))
@@ -172,9 +184,11 @@ def test_both_files_have_a_frame_for_each_moment_and_hold_the_last():
         frames = [frame.to_ndarray(format="rgb24") for frame in file.decode(video=0)]
     assert len(frames) == 20 + 4 * LAST_S
     assert frames[0].shape == (HEIGHT_PX, WIDTH_PX, 3)
-    with Image.open(io.BytesIO(made.gif)) as file:
-        first = np.asarray(file.convert("RGB")).astype(int)
-    assert np.abs(first - frames[0]).mean() < 3  # the same picture, each as its format has it
+    shown = shown_by(made.gif)  # the same pictures, each as its format has it
+    assert all(np.abs(shown[k] - frames[k]).mean() < 3 for k in range(len(shown)))
+    first, *others = frames[: len(shown)]
+    for picture, frame in zip(shown[1:], others, strict=True):  # and no still
+        assert np.abs(picture - frame).mean() < np.abs(picture - first).mean()
 
 
 def test_of_a_long_episode_the_beginning_and_the_end_are_filmed():

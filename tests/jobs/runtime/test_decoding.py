@@ -1,7 +1,11 @@
 import os
 import resource
 import signal
+import subprocess
+import sys
+import time
 from contextlib import closing
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -121,6 +125,36 @@ def test_batches_that_nobody_waits_for_any_more_are_not_waited_for(guard: Guarde
 
     pixels, errors, _ = guard.result()
     assert (pixels[0, 0, 0, 0], errors) == (ord("c"), [""])
+
+
+def test_a_child_that_hangs_does_not_outlive_a_parent_that_was_killed():
+    started = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(started, stdout=subprocess.PIPE, text=True) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().strip()
+        assert child.exists()
+        parent.kill()
+    for _ in range(600):
+        try:
+            if " Z " in (child / "stat").read_text():  # it ended, and nobody asked how
+                return
+        except OSError:
+            return
+        time.sleep(0.1)
+    os.kill(int(child.name), signal.SIGKILL)
+    raise AssertionError("the child still hangs")
+
+
+ORPHAN = """
+import time
+from jobs.runtime.decoding import GuardedDecoder
+from tests.jobs.runtime.toy import ToyDecoder
+
+guard = GuardedDecoder(ToyDecoder(), timeout_s=1)
+guard.submit([b"a", b"hang"])
+print(guard.child.pid, flush=True)
+time.sleep(60)
+"""
 
 
 def test_memory_that_is_not_there_is_said_before_it_is_written_to():

@@ -100,8 +100,9 @@ def test_a_group_lies_on_one_side_and_stays_there_when_others_come(groups: list[
     try:
         kept = validation_part(everything, 0.4, seed)
     except ValueError:
-        named = {name for name in groups if name}
-        assert named  # with no group at all, nothing is refused
+        names = np.array([name or id for name, id in zip(groups, ids, strict=True)])
+        assert any(groups)  # with no group at all, nothing is refused
+        assert len(set(held_out(names, 0.4, seed).tolist())) == 1
         return
     sides: dict[str, set[bool]] = {}
     for name, side in zip(groups, kept.tolist(), strict=True):

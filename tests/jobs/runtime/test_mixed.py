@@ -15,6 +15,7 @@ from jobs.runtime.learner import Place, Training, TrainingConfig
 from jobs.runtime.mixed import (
     PRECISION,
     Mixed,
+    faster,
     has_bf16,
     kept_precision,
     read_precision,
@@ -103,6 +104,14 @@ def test_a_training_that_goes_on_where_bf16_is_emulated_does_so_in_fp32(
     told = read_precision(str(tmp_path), Storage())
     assert told == {"precision": "fp32", "step_ms": {"bf16": 2}, "begun_in": "bf16"}
     assert kept_precision(training, able=True) == "fp32"  # back there: the same from here on
+
+
+@pytest.mark.parametrize(
+    ("bf16", "wanted"), [(0.5, "bf16"), (0.95, "bf16"), (0.96, "fp32"), (2.0, "fp32")]
+)
+def test_bf16_is_taken_where_it_is_worth_it(bf16: float, wanted: str):
+    assert faster({"fp32": 1.0, "bf16": bf16}) == wanted
+    assert faster({"fp32": bf16}) == "fp32"
 
 
 def test_a_precision_that_was_said_is_not_timed(tmp_path: Path):

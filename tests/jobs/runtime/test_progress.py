@@ -61,6 +61,15 @@ def test_a_training_is_told_by_its_steps_and_its_epochs(training: Training):
     assert "last epoch: loss 0.5000, accuracy 0.7500" in str(progress)
 
 
+def test_the_time_left_is_what_the_last_half_minute_says(training: Training):
+    _, progress = begun(training)
+    progress.rows = 40
+    progress.history = [(1000.0, 0.2), (1030.0, 0.4)]  # a fifth in 30 s: 90 s for the other three
+    assert progress.speed == pytest.approx(0.2 / 30)
+    assert progress.seconds_left == pytest.approx(90)
+    assert str(progress).endswith("  0:01:30 left")
+
+
 def test_an_attempt_counts_what_others_did_as_done_but_for_no_speed(training: Training):
     write_metrics(training, [{"epoch": 1, "step": 50, "loss": 0.5}])
     teller, progress = begun(training)
