@@ -82,6 +82,8 @@ def main(config: Config) -> Run:
         if config.dry_run:
             sys.stdout.write(describe(run, plan, make(recalled(request)), config.resources))
             return run
+        if bulk.is_done(run, plan, config.resources):
+            return run
         choice = None
         if plan.todo:
             choice = choose_network(

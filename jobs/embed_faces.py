@@ -97,6 +97,8 @@ def main(config: Config) -> Run:
         if config.dry_run:
             sys.stdout.write(describe(run, plan, make(recalled(request)), resources))
             return run
+        if bulk.is_done(run, plan, resources):
+            return run
         choice = None
         if plan.todo:
             source = sample_of(plan, run.uri, resources)

@@ -107,6 +107,8 @@ def main(config: Config) -> Run:
         if config.dry_run:
             sys.stdout.write(describe(run, plan, work, resources))
             return run
+        if bulk.is_done(run, plan, resources):
+            return run
         run.note(weights=facts(weights))
         bulk.apply(run, plan, work, resources)
         finish(run, config, weights)

@@ -80,6 +80,8 @@ def main(config: Config) -> Run:
         if config.dry_run:
             sys.stdout.write(describe(run, plan, work, resources))
             return run
+        if bulk.is_done(run, plan, resources):
+            return run
         run.note(weights=facts(weights) | {"method": method})
         bulk.apply(run, plan, work, resources)
         report = bulk_report.write(run, partial(drawn, run, config.decode.max_megapixels))

@@ -78,6 +78,24 @@ def apply(run: Run, plan: Plan, work: Work, resources: Resources) -> dict[str, i
     return _with_read(counts)
 
 
+def is_done(run: Run, plan: Plan, resources: Resources) -> bool:
+    """Whether an earlier attempt finished the run and nothing came to do since; it is said.
+
+    Nothing of it is read again: of very many parts that would take hours. Raises
+    TooManyFailedError where less is allowed now.
+    """
+    report = run.manifest.get("report", "")
+    if plan.todo or run.manifest.get("status") != "done" or not report:
+        return False
+    if run.storage.stat(report) is None:
+        return False
+    counts = run.manifest["counts"]
+    _judge(counts, Counter(), resources, ended=True)
+    _say("rows" if plan.format == numbers.FORMAT else "images", counts, 0, 0.0)
+    logger.info("report: %s", report)
+    return True
+
+
 def _receipts(
     run: Run, plan: Plan, work: Work, resources: Resources
 ) -> Generator[Receipt, None, None]:

@@ -31,6 +31,8 @@ SHARED_FOLDER = "/dev/shm"
 """where memory of several processes lies, if it has SHARED_ROOM bytes: Docker gives it 64 MB"""
 SHARED_ROOM = 1 << 30
 START_TIMEOUT_S = 120.0
+NUM_STARTS = 3
+"""of a child that is killed while it starts, for want of memory perhaps"""
 ANSWER_EVERY_S = 0.5
 """work that a child's death may cost: it answers for a batch as a whole, or after so long"""
 MARK = struct.Struct("=qqd")
@@ -282,6 +284,16 @@ class GuardedDecoder:
         return f"worker died ({name})"
 
     def _start(self) -> None:
+        """Start the child; anew where a signal ends it before it is ready: that was no image."""
+        for left in reversed(range(NUM_STARTS)):
+            said = self._try_start()
+            if not said:
+                return
+            if not left or not said.startswith("worker died (SIG"):
+                raise RuntimeError(f"the decoder process did not start: {said}")
+
+    def _try_start(self) -> str:
+        """Start the child; "" or why it is not there."""
         ours, theirs = Pipe()
         handles = [shared.handle for shared in (self.mark, *chain(*self.slots))]
         numbers = [str(handle) for handle in (theirs.fileno(), *handles)]
@@ -303,11 +315,12 @@ class GuardedDecoder:
                 ready = ours.poll(START_TIMEOUT_S) and ours.recv() == "ready"
             except (EOFError, ConnectionError):
                 ready = False
-            if not ready:
-                reason = self._bury()
-                said.seek(0)
-                trace = said.read().decode(errors="replace")[-2000:]
-                raise RuntimeError(f"the decoder process did not start: {reason}\n{trace}")
+            if ready:
+                return ""
+            reason = self._bury()
+            said.seek(0)
+            trace = said.read().decode(errors="replace")[-2000:]
+            return f"{reason}\n{trace}"
 
 
 def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:

@@ -6,10 +6,12 @@ that read it.
 """
 
 import hashlib
+import inspect
 import logging
 import os
 import pickle
 import re
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, partial
@@ -21,12 +23,13 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.util.annotations import RayDeprecationWarning
 
 from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
-from jobs.runtime.resources import Pool, Resources, make_pool
+from jobs.runtime.resources import GPUS_SEEN, Pool, Resources, make_pool
 from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.storage import S3, Storage, cache_folder
@@ -86,6 +89,18 @@ def _dataset(
             memory=_payload_bytes(todo, work.decoder),  # and so Ray never fuses it with the actor
         )
     actors = min(pool.actors, len(todo))
+    with warnings.catch_warnings():
+        # Ray 2.64 is to lose the one way to limit deaths, and has named no other yet
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        return _mapped(slices, run, work, args, pool, actors)
+
+
+def _mapped(
+    slices: ray.data.Dataset, run: Run, work: Work, args: ReaderArgs, pool: Pool, actors: int
+) -> ray.data.Dataset:
+    """The pool of actors behind the slices."""
+    takes = inspect.signature(ray.data.Dataset.map_batches).parameters
+    limited: dict[str, Any] = {"max_task_retries": MAX_DEATHS} if "ray_remote_args" in takes else {}
     return slices.map_batches(
         SliceActor,
         fn_constructor_kwargs={
@@ -94,6 +109,7 @@ def _dataset(
             "files": _shippable(work.files),
             "reader_args": args,
             "threads": pool.threads,
+            "on_gpu": pool.gpus_per_actor > 0,
             "turns": pool.turns,
         },
         batch_size=1,
@@ -109,7 +125,7 @@ def _dataset(
         ),
         num_cpus=pool.cpus_per_actor,
         num_gpus=pool.gpus_per_actor or None,
-        max_task_retries=MAX_DEATHS,
+        **limited,
     )
 
 
@@ -208,9 +224,12 @@ class SliceActor:
         files: Mapping[str, "str | Shipped"],
         reader_args: ReaderArgs,
         threads: int,
+        on_gpu: bool,
         turns: int,
     ) -> None:
         os.environ["OMP_NUM_THREADS"] = str(threads)  # before any library looks
+        if not on_gpu:
+            os.environ[GPUS_SEEN] = ""
         work = replace(work, files=_unpacked(files))
         uri, storage, manifest = run_args
         self.writer = SliceWriter(Run(uri, storage, dict(manifest)), work, turns)

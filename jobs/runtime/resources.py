@@ -8,6 +8,8 @@ FEW_ROWS = 10_000
 """below, Ray's start (7 s on two cores) is a good part of the work"""
 MAX_TURNS = 8
 """slices that one process infers at a time; each wants a decoder process"""
+GPUS_SEEN = "CUDA_VISIBLE_DEVICES"
+"""where CUDA reads which GPUs a process may use; empty: none"""
 Engine = Literal["ray", "inline"]
 Placement = Literal["together", "apart"]
 
@@ -109,7 +111,12 @@ def make_pool(resources: Resources, cpus: float, gpus: float) -> Pool:
 
 
 def decide_engine(resources: Resources, rows: int) -> Resources:
-    """The same with `auto` decided, for a plan of so many rows (-1: not known)."""
+    """The same with `auto` decided, for a plan of so many rows (-1: not known).
+
+    Where GPUs are not wanted, this process and a Ray that it starts see none from here on.
+    """
+    if not resources.gpus_per_actor:
+        os.environ[GPUS_SEEN] = ""
     if resources.engine != "auto":
         return resources
     inline = 0 <= rows < FEW_ROWS and not joins_cluster()

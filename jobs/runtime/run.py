@@ -101,6 +101,7 @@ class Run:
             "bound",
             "status",
             "finished",
+            "report",
         )
         run = cls(uri, storage, {**{k: known[k] for k in kept if known and k in known}, **manifest})
         if _is_command():

@@ -24,7 +24,7 @@ VICTIMS = {
     "read worker": ("ray::MapBatches(decode_slices)", "apart"),
     "decoder": ("jobs.runtime.decoding", "together"),
 }
-"""beginning of the title of the process that is killed (the decoder's: part), and placement"""
+"""part of the title of the process that is killed, and placement"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -49,20 +49,18 @@ class Attempt:
         pool = ("--resources.placement", placement, "--resources.actors", actors)
         run = self.start(out, *RAY, *pool)
         try:
-            wait_for_parts(out, chance.randrange(1, len(expected) - 4), run)
-            time.sleep(chance.random() * 0.3)
-            below = [pid for pid, name in descendants(run.pid).items() if name.startswith(title)]
-            if victim == "decoder":
-                below = [pid for pid, name in descendants(run.pid).items() if title in name]
-            # none is left where the run has come to its end
-            assert victim == "driver" or below or run.poll() is not None, victim
-            hit = [run.pid] if victim == "driver" else below or [run.pid]
-            os.kill(chance.choice(sorted(hit)), signal.SIGKILL)
+            if victim == "driver":
+                wait_for_parts(out, chance.randrange(1, len(expected) - 4), run)
+                time.sleep(chance.random() * 0.3)
+                run.kill()
+            else:  # early: who reads and decodes is soon done
+                wait_for_parts(out, chance.randrange(3), run)
+                kill_below(run, title, chance)
             run.wait(END_S)
         finally:
             run.kill()
             run.wait()
-        if victim != "driver" and hit != [run.pid]:
+        if victim != "driver":
             assert run.returncode == 0, log.read_text()
 
         self.repeat(out, *RAY, "--resources.batch-size", "7", "--resources.actors", "1")
@@ -91,6 +89,18 @@ def wait_for_parts(out: Path, count: int, run: subprocess.Popen[bytes]) -> None:
     while len(list((out / "results").glob("part-*"))) < count and run.poll() is None:
         assert time.monotonic() < deadline, "no part was written"
         time.sleep(0.02)
+
+
+def kill_below(run: subprocess.Popen[bytes], title: str, chance: random.Random) -> None:
+    """Kill one of the processes below a run whose title holds `title`: the test fails for none."""
+    deadline = time.monotonic() + START_S
+    while run.poll() is None and time.monotonic() < deadline:
+        time.sleep(chance.random() * 0.05)
+        found = sorted(pid for pid, name in descendants(run.pid).items() if title in name)
+        if found:
+            os.kill(chance.choice(found), signal.SIGKILL)
+            return
+    raise AssertionError(f"no process {title!r} was there to be killed")
 
 
 def descendants(pid: int) -> dict[int, str]:

@@ -118,6 +118,26 @@ def test_on_s3_from_weights_on_s3_to_a_report_there(
     assert run.manifest["status"] == "done"
 
 
+def test_a_finished_run_is_not_read_again(
+    weights: str,
+    pictures: dict[str, Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+):
+    out = tmp_path / "out"
+    data, op = Source(uri=str(pictures["parquet"])), ClassifierConfig(weights=weights)
+    config = Config(data=data, op=op, resources=INLINE, out=str(out))
+    main(config)
+    for part in (out / "results").iterdir():  # done, because it is there
+        part.write_bytes(b"not looked at")
+    with caplog.at_level(logging.INFO):
+        assert main(config).manifest["counts"] == {"read": 360, "ok": 360, "failed": 0}
+    assert "nothing was left to do" in caplog.text
+    (out / "report" / "index.html").unlink()
+    with pytest.raises(RuntimeError, match="damaged"):
+        main(config)
+
+
 def test_every_odd_and_broken_file_is_a_row_with_a_cause(weights: str, tmp_path: Path):
     for name, data in broken(seed=0):
         (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)

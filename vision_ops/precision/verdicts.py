@@ -6,6 +6,7 @@ Light on purpose (no torch unless a GPU is there): drivers recall verdicts befor
 import hashlib
 import importlib.metadata
 import json
+import os
 import platform
 import re
 from collections.abc import Mapping
@@ -136,7 +137,7 @@ def has_vnni() -> bool:
 
 def has_gpu() -> bool:
     """Whether this process may use a GPU; torch is not imported where the machine has none."""
-    if not Path("/dev/nvidiactl").exists():
+    if not Path("/dev/nvidiactl").exists() or os.environ.get("CUDA_VISIBLE_DEVICES") == "":
         return False
     from vision_ops.device import pick_device
 

@@ -1,6 +1,7 @@
 """The law of the engine: in = out, each image once, whatever happens on the way."""
 
 import json
+import os
 import posixpath
 import shutil
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from jobs.runtime.bulk import find_bound
 from jobs.runtime.drawn import image_name, read_pictures
 from jobs.runtime.reread import read_images
-from jobs.runtime.resources import Resources, make_pool
+from jobs.runtime.resources import Resources, decide_engine, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.runtime.toy import RegroupingOperator, make_pictures, rows_of, run_toy
@@ -428,6 +429,33 @@ def test_the_pool_follows_from_the_machine(
     options: dict[str, object], cpus: float, gpus: float, told: str
 ):
     assert str(make_pool(Resources(**options), cpus, gpus)) == told  # pyright: ignore
+
+
+@pytest.mark.parametrize(
+    ("engine", "rows", "cluster", "decided"),
+    [
+        ("auto", 0, "", "inline"),
+        ("auto", 9_999, "", "inline"),
+        ("auto", 10_000, "", "ray"),
+        ("auto", -1, "", "ray"),  # a compressed tar does not say
+        ("auto", 5, "ray://head:10001", "ray"),
+        ("inline", 10**8, "ray://head:10001", "inline"),
+        ("ray", 1, "", "ray"),
+    ],
+)
+def test_few_rows_do_not_start_ray(
+    monkeypatch: pytest.MonkeyPatch, engine: Any, rows: int, cluster: str, decided: str
+):
+    monkeypatch.setenv("RAY_ADDRESS", cluster)
+    assert decide_engine(Resources(engine=engine), rows).engine == decided
+
+
+def test_gpus_that_are_not_wanted_are_not_seen(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    decide_engine(Resources(), 5)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == "0"
+    decide_engine(Resources(gpus_per_actor=0), 5)
+    assert os.environ["CUDA_VISIBLE_DEVICES"] == ""
 
 
 @pytest.mark.parametrize(

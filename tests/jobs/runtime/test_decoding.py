@@ -87,6 +87,35 @@ def test_a_decoder_that_cannot_start_says_why():
     guard.close()
 
 
+def test_a_child_that_is_killed_while_it_starts_is_started_anew(tmp_path: Path):
+    with closing(GuardedDecoder(KilledAtFirst(str(tmp_path / "once")), timeout_s=9)) as guard:
+        guard.submit([b"a"])
+        assert guard.result().errors == [""]
+        assert (tmp_path / "once").exists()
+    refused = pytest.raises(RuntimeError, match=r"did not start: worker died .SIGKILL")
+    with closing(GuardedDecoder(KilledAtFirst("/"))) as guard, refused:
+        guard.submit([b"a"])
+
+
+class KilledAtFirst(ToyDecoder):
+    """Ends the child that unpickles it, until the file is there; it never is at `/`."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__()
+        object.__setattr__(self, "path", path)
+
+    def __reduce__(self) -> tuple[object, tuple[str]]:
+        return start_or_die, (vars(self)["path"],)
+
+
+def start_or_die(path: str) -> ToyDecoder:
+    if not Path(path).is_file():
+        if path != "/":
+            Path(path).touch()
+        os.kill(os.getpid(), signal.SIGKILL)
+    return ToyDecoder()
+
+
 class Unloadable:
     """Pickles here, fails in the child."""
 
