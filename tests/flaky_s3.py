@@ -24,6 +24,8 @@ class Request:
     """bytes that it brings"""
     number: int
     """how often the same was asked for before"""
+    signed: str
+    """by whom, and for which region; empty: anonymous"""
 
 
 @dataclass
@@ -50,7 +52,8 @@ def flaky_s3(behind: str, fails: Fails) -> Iterator[FlakyS3]:
             with lock:
                 number = counts[self.command, self.path]
                 counts[self.command, self.path] += 1
-                request = Request(self.command, self.path, len(body), number)
+                signed = self.headers.get("Authorization", "")
+                request = Request(self.command, self.path, len(body), number, signed)
                 flaky.seen.append(request)
             if status := fails(request):
                 code = {503: "SlowDown", 403: "AccessDenied"}.get(status, "InvalidRequest")

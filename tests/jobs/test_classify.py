@@ -5,6 +5,7 @@ import logging
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,6 +23,7 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, StorageConfig
+from tests.flaky_s3 import flaky_s3
 from tests.untrained import save_untrained
 from vision_ops.card import Card
 from vision_ops.checkpoint import save_checkpoint
@@ -116,6 +118,34 @@ def test_on_s3_from_weights_on_s3_to_a_report_there(
     assert table_of(run).num_rows == 360
     assert b"<html" in storage.read(f"{bucket}/runs/one/report/index.html")
     assert run.manifest["status"] == "done"
+
+
+def test_failed_images_are_tried_again_when_that_is_asked_for(
+    weights: str, pictures: dict[str, Path], s3: StorageConfig, s3_endpoint: str, bucket: str
+):
+    """One that may not be read for a while, as its bucket's policy says."""
+    files = sorted((pictures["files"] / "3").iterdir())[:5]
+    for file in files:
+        Storage(s3).put(f"{bucket}/in/{file.name}", file.read_bytes())
+    forbidden = [files[2].name]
+    with flaky_s3(
+        s3_endpoint, lambda each: 403 if each.path.endswith(forbidden[0]) else 0
+    ) as flaky:
+        config = Config(
+            data=Source(uri=f"{bucket}/in"),
+            op=ClassifierConfig(weights=weights),
+            resources=INLINE,
+            storage=replace(s3, endpoint=flaky.endpoint),
+            out=f"{bucket}/out",
+        )
+        (failed,) = [row for row in table_of(main(config)).to_pylist() if row["error"]]
+        assert failed["id"] == files[2].name
+        assert failed["error"].startswith("not allowed to read it")
+        forbidden[0] = "nothing"
+        assert main(config).manifest["counts"] == {"read": 5, "ok": 4, "failed": 1}
+        again = main(replace(config, retry_failed=True))
+    assert again.manifest["counts"] == {"read": 5, "ok": 5, "failed": 0}
+    assert table_of(again)["error"].to_pylist() == [""] * 5
 
 
 def test_a_finished_run_is_not_read_again(

@@ -20,7 +20,13 @@ from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, decide_engine, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.storage import Storage, StorageConfig
-from tests.jobs.runtime.toy import RegroupingOperator, make_pictures, rows_of, run_toy
+from tests.jobs.runtime.toy import (
+    DyingOperator,
+    RegroupingOperator,
+    make_pictures,
+    rows_of,
+    run_toy,
+)
 
 SPECIAL = {3: b"bad", 17: b"kill", 25: b"bad", 26: b"bad"}
 INLINE = Resources(engine="inline", max_failed_fraction=1.0)
@@ -200,6 +206,15 @@ def test_a_few_rows_that_all_fail_are_no_success_and_a_bad_start_is_no_failure(t
     one_good = make_pictures(tmp_path / "in", 25, dict.fromkeys(range(24), b"bad"))
     _, run = run_toy(one_good, tmp_path / "out", strict)
     assert run.manifest["counts"] == {"read": 25, "ok": 1, "failed": 24}
+
+
+@pytest.mark.slow
+def test_a_slice_that_ends_every_actor_ends_the_run(tmp_path: Path, local_ray: None):
+    pictures = make_pictures(tmp_path / "in", 35, {31: b"!"})
+    with pytest.raises(RuntimeError, match="a worker died 6 times over one slice; smaller slices"):
+        run_toy(pictures, tmp_path / "out", PLACES["together"], operator=DyingOperator)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["status"] == "interrupted"
 
 
 @pytest.mark.parametrize("place", ["inline", "together"])

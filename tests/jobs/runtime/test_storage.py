@@ -1,10 +1,12 @@
 import os
 import pickle
 import threading
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -109,6 +111,24 @@ def test_throttling_is_waited_for_however_often_it_comes(
         with ThreadPoolExecutor(24) as pool:
             assert list(pool.map(storage.read, uris)) == [uri.encode() * 20 for uri in uris]
     assert sum(not each.number for each in flaky.seen) >= 2 * len(uris)
+
+
+@pytest.mark.parametrize("opens", [Storage.read, lambda s, uri: s.fsspec(uri).cat(uri)])
+def test_region_and_anonymity_reach_the_server(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, opens: Callable[[Storage, str], bytes]
+):
+    uri = join(bucket, "x.bin")
+    Storage(s3).put(uri, b"1" * 1000)
+    public: Any = Storage(s3).fsspec(uri)
+    public.chmod(uri, "public-read")
+    with flaky_s3(s3_endpoint, lambda _: 0) as flaky:
+        here = replace(s3, endpoint=flaky.endpoint)
+        assert opens(Storage(replace(here, region="eu-west-3")), uri) == b"1" * 1000
+        assert all("/eu-west-3/s3/" in each.signed for each in flaky.seen)
+        flaky.seen.clear()
+        assert opens(Storage(replace(here, anonymous=True)), uri) == b"1" * 1000
+        assert not any(each.signed for each in flaky.seen)
+        assert flaky.seen
 
 
 def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path):
