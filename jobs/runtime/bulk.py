@@ -26,6 +26,7 @@ logger = logging.getLogger(__name__)
 
 STAGES = {"read": "reading", "decode": "decoding", "operate": "inference", "write": "writing"}
 MAX_CAUSES = 1_000
+"""kinds of failure that are told apart"""
 JUDGED_FROM_ROWS = 100
 """rows before the share of failed ones is judged"""
 

@@ -26,6 +26,9 @@ S3 = "s3://"
 ONE_REQUEST_BYTES = 8_000_000
 """that pyarrow is given to put; above it uploads in parts, and completes what an error broke off"""
 GLOB_CHARACTERS = frozenset("*?[")
+FORBIDDEN = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_OBJECT_STATE", "InvalidObjectState")
+"""in pyarrow's words: of a key that one may not read, or that lies in an archive (Glacier)"""
+UNNAMEABLE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,11 +112,6 @@ def refusal_of(error: OSError | pa.ArrowInvalid) -> str:
     if isinstance(error, pa.ArrowInvalid) or error.errno in UNNAMEABLE:
         return f"not a name that can be read: {error}"
     return ""
-
-
-FORBIDDEN = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_OBJECT_STATE", "InvalidObjectState")
-"""in pyarrow's words: of a key that one may not read, or that lies in an archive (Glacier)"""
-UNNAMEABLE = (errno.ENOTDIR, errno.ENAMETOOLONG, errno.ELOOP)
 
 
 class Storage:
@@ -302,7 +300,10 @@ def _walked(folder: str) -> list[Entry]:
     for parent, _, names in os.walk(os.fsencode(folder)):
         for name in names:
             path = os.path.join(parent, name)
-            told = os.stat(path)
+            try:
+                told = os.stat(path)
+            except FileNotFoundError:  # a link that leads nowhere
+                continue
             uri = path.decode(errors="backslashreplace")
             entries.append(Entry(uri=uri, size=told.st_size, mtime_ns=told.st_mtime_ns))
     return entries
