@@ -31,7 +31,8 @@ from jobs.runtime.ray_start import start_ray
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import GPUS_SEEN, Pool, Resources, make_pool
 from jobs.runtime.run import Run
-from jobs.runtime.slices import Slice
+from jobs.runtime.slices import UNKNOWN, Slice
+from jobs.runtime.sources import USUAL_BYTES
 from jobs.runtime.storage import S3, Storage, cache_folder
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
@@ -42,7 +43,7 @@ Answer = TypeVar("Answer")
 MAX_BLOCKS = 4096
 """blocks of one dataset; with more slices than that a block describes several"""
 USUAL_ROWS = 256
-"""rows of a slice, to reserve memory by, where the plan does not know them"""
+"""rows of a slice, at least, to reserve memory by"""
 MAX_DEATHS = 5
 """of actors over one slice, after which the run ends: it may be more than their memory"""
 TRIAL_CPUS = 8
@@ -164,9 +165,21 @@ def num_nodes() -> int:
 
 
 def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:
-    """Memory of a decode task: the pixels of the largest slice, once collected and once packed."""
-    rows = max(piece.rows for piece in todo)
-    return 2 * max(rows, USUAL_ROWS) * decoded_bytes(decoder)
+    """Memory of a decode task: the pixels of the largest slice, once collected and once packed.
+
+    Raises ValueError where no node has so much: Ray would wait for one.
+    """
+    counts = (p.bytes // USUAL_BYTES if p.rows == UNKNOWN else p.rows for p in todo)
+    rows = max(USUAL_ROWS, *counts)
+    size = 2 * rows * decoded_bytes(decoder)
+    most = max(node["Resources"].get("memory", 0) for node in ray.nodes() if node["Alive"])
+    if size > most:
+        raise ValueError(
+            f"resources.placement apart: the decoded images of the largest slice ({rows:,} rows) "
+            f"take {size / 1e9:,.1f} GB, the largest node has {most / 1e9:,.1f}; smaller row "
+            "groups or tars, or --resources.placement together"
+        )
+    return size
 
 
 def _describe(todo: Sequence[Slice]) -> ray.data.Dataset:

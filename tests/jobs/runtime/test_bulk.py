@@ -16,13 +16,16 @@ from hypothesis import strategies as st
 
 from jobs.runtime.bulk import find_bound
 from jobs.runtime.drawn import image_name, read_pictures
+from jobs.runtime.ray_engine import _payload_bytes
 from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, decide_engine, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
+from jobs.runtime.slices import UNKNOWN, make_slice
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.runtime.toy import (
     DyingOperator,
     RegroupingOperator,
+    ToyDecoder,
     make_pictures,
     rows_of,
     run_toy,
@@ -206,6 +209,15 @@ def test_a_few_rows_that_all_fail_are_no_success_and_a_bad_start_is_no_failure(t
     one_good = make_pictures(tmp_path / "in", 25, dict.fromkeys(range(24), b"bad"))
     _, run = run_toy(one_good, tmp_path / "out", strict)
     assert run.manifest["counts"] == {"read": 25, "ok": 1, "failed": 24}
+
+
+def test_a_slice_too_large_for_every_node_is_refused_with_the_numbers(local_ray: None):
+    """Ray would wait for a node that has so much memory."""
+    piece = make_slice("webdataset", "s3://b/x.tar", "", (0, 1), UNKNOWN, 300_000_000)
+    assert _payload_bytes([piece], ToyDecoder()) == 2 * 3_000 * 12  # guessed by its bytes
+    large = replace(ToyDecoder(), shape=(100_000, 100_000, 3))
+    with pytest.raises(ValueError, match=r"apart: .* \(3,000 rows\) take 180,000.0 GB, the larg"):
+        _payload_bytes([piece], large)
 
 
 @pytest.mark.slow
