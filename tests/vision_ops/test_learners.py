@@ -289,6 +289,8 @@ def test_weight_decay_spares_scales_of_several_axes():
         names = [{known[id(p)].rpartition(".")[2] for p in g["params"]} for g in (decayed, spared)]
         assert spared_name in names[1]
         assert names[0] == {"weight"}
+    (decayed, spared) = make_optimizer(torch.nn.Linear(8, 1), OptimConfig()).param_groups
+    assert [p.shape for p in (*decayed["params"], *spared["params"])] == [(1, 8), (1,)]
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle", "linear", "steps", "constant"])

@@ -78,7 +78,7 @@ def matrices(network: nn.Module) -> list[nn.Parameter]:
     return [
         p
         for p in network.parameters()
-        if p.requires_grad and id(p) not in scales and p.ndim > 1 and p.numel() > max(p.shape)
+        if p.requires_grad and id(p) not in scales and p.ndim > 1 and p.numel() > p.shape[0]
     ]
 
 
