@@ -132,7 +132,7 @@ def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:
     Raises ValueError where the sample holds no picture.
     """
     machine = stages.machine_of(config.resources, lambda: int(has_gpu()))
-    source = sample_of(plan, run.uri, config.resources)
+    source = sample_of(plan, config.resources)
     alone = partial(call_once, resources=config.resources, files={})
     logger.info("reading and decoding alone")
     preprocess = weights.card.preprocess

@@ -76,7 +76,7 @@ def main(config: Config) -> Run:
         op = config.op
         if op.precision == "auto" and 0 <= plan.rows < FEW_ROWS:
             op = replace(op, precision="fp32")
-        source = sample_of(plan, run.uri, config.resources)
+        source = sample_of(plan, config.resources)
         request = make_request(op, config.decode, weights, source)
         make = partial(make_work, config.op, config.decode, config.resources, weights)
         if config.dry_run:

@@ -101,7 +101,7 @@ def main(config: Config) -> Run:
             return run
         choice = None
         if plan.todo:
-            source = sample_of(plan, run.uri, resources)
+            source = sample_of(plan, resources)
             choice = choose_network(run, resources, request, config.decode, source, plan.rows)
         run.note(
             weights=facts(embedder),

@@ -58,11 +58,11 @@ class TrainingJobConfig:
 Request = TypeVar("Request", bound=TrainingJobConfig)
 
 
-def make_reading(run_uri: str, request: TrainingJobConfig, plan: Plan) -> ReaderArgs:
+def make_reading(request: TrainingJobConfig, plan: Plan) -> ReaderArgs:
     """How a source is read and decoded."""
     return ReaderArgs(
         origin=plan.origin,
-        run_uri=run_uri,
+        folder=plan.folder,
         decoder=make_decoder(request.decode, request.model.preprocess),
         timeout_s=request.resources.decode_timeout_s,
     )
@@ -82,17 +82,14 @@ def with_engine(request: Request) -> Request:
 
 
 def read_data(
-    run: Run, request: TrainingJobConfig, plans: Sequence[Plan], *, whole_classes: bool = False
+    request: TrainingJobConfig, plans: Sequence[Plan], *, whole_classes: bool = False
 ) -> tuple[Examples, Examples]:
     """Examples to learn from and to validate on, of a request whose engine is decided.
 
     Raises ValueError where they do not fit, TooManyFailedError where too many cannot be decoded.
     `whole_classes`: each class is on one side alone, as if it were the group of its examples.
     """
-    readings = [
-        make_reading(where, request, plan)
-        for plan, where in zip(plans, (run.uri, run.path("validation")), strict=False)
-    ]
+    readings = [make_reading(request, plan) for plan in plans]
     refuse_too_large(plans, readings[0].decoder, request.resources)
     found = [
         read_examples(plan, reading, request.resources)

@@ -1,12 +1,13 @@
 """Pictures that those made are held against as a set: files or shards, as any job's input."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 
+from jobs.runtime.listing import Entries
 from jobs.runtime.slices import Row
 from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
-from jobs.runtime.storage import Entry, Storage
+from jobs.runtime.storage import Storage
 from vision_ops.decode import IMAGE_SUFFIXES
 
 
@@ -16,7 +17,7 @@ class Reference:
 
     origin: Origin
     format: str
-    entries: Sequence[Entry]
+    entries: Entries
 
     @classmethod
     def open(cls, uri: str, storage: Storage) -> "Reference":

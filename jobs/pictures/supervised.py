@@ -138,7 +138,7 @@ def make_training(
     """Read the data and check it. Raises ValueError where nothing can be learnt from it."""
     if start is not None:
         run.put(START, start.path.read_bytes())
-    learn, validate = read_data(run, config, plans, whole_classes=task.whole_classes)
+    learn, validate = read_data(config, plans, whole_classes=task.whole_classes)
     sides = as_begun(run, {"learn": learn, "validate": validate})
     learn, validate = sides["learn"], sides["validate"]
     asked = config.training
@@ -194,7 +194,7 @@ def describe(run: Run, config: Asked, task: Task[Asked], start: Resolved | None)
     """What would be trained, on how much, for how long; from the first images. Starts no Ray."""
     plans = plan_data(run, config, write=False)
     config = with_engine(config)
-    reading = make_reading(run.uri, config, plans[0])
+    reading = make_reading(config, plans[0])
     sample = read_sample(plans[0], reading, SAMPLE_BATCHES * config.training.batch_size)
     begin = str(start.path) if start else ""
     training = task.as_training(run, config, sample, sample, begin, False)

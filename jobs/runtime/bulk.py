@@ -113,7 +113,7 @@ def _receipts(
 
 def _inline(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator[Receipt]:
     """Slices in threads: each core infers one, while another is decoded or written."""
-    args = make_reader_args(run, plan, work, resources)
+    args = make_reader_args(plan, work, resources)
     pieces = iter(plan.todo)
     turns = inline_turns(resources)
     with closing(SliceWorker(SliceWriter(run, work, turns), args)) as worker:

@@ -69,7 +69,7 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     if not plan.todo:
         return "nothing to do"
     size = min(work.batch_size, MAX_BATCH_ROWS)
-    args = make_reader_args(run, plan, work, resources)
+    args = make_reader_args(plan, work, resources)
     reader = SliceReader(replace(args, batch_size=size))
     writer = SliceWriter(run, work)
     marks = [(0, time.perf_counter())]  # rows so far, and when

@@ -1,30 +1,44 @@
 """Source -> slices: what there is to do, written once as plan.parquet, less what is done.
 
 A later attempt over a grown source appends the new slices and never changes an old one. The driver
-holds slices, not images: names of loose files stay in plan.parquet, where the worker reads them.
+holds slices, not images: names of loose files go from the listing to plan.parquet and stay there,
+where the worker reads them. What is listed and what was planned are compared side by side.
 """
 
+import atexit
 import dataclasses
 import logging
+import shutil
+import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from heapq import merge
+from itertools import chain, islice, pairwise
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from jobs.runtime.listing import Entries
 from jobs.runtime.run import PLAN, Run, refuse_inside
 from jobs.runtime.slices import UNKNOWN, Slice, version
-from jobs.runtime.sources import choose, cut_slices, endings, numbers
+from jobs.runtime.sources import MOST_ROWS, choose, cut_slices, numbers
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.storage import Entry, Storage
 
 logger = logging.getLogger(__name__)
 
 MAX_ROW_GROUPS = 500
+ROWS_AT_ONCE = 16
+"""slices whose names of loose files are in memory, of each attempt that appended some"""
+NUM_NAMED = 10
+"""files that were planned and are gone, by name"""
 FINGERPRINT = b"argus.fingerprint"
 LIGHT = ("slice_id", "format", "uri", "version", "start", "stop", "rows", "bytes")
+Planned = Callable[[], Iterator[tuple[str, str]]]
+"""gives names and versions, each time from the start"""
 SCHEMA = pa.schema(
     [
         ("slice_id", pa.string()),
@@ -47,6 +61,8 @@ class Plan:
 
     origin: Origin
     format: str
+    folder: str
+    """where plan.parquet lies: the run directory, or, where nothing is written, a temporary one"""
     slices: Sequence[Slice]
     todo: Sequence[Slice]
     num_new: int
@@ -83,38 +99,38 @@ def make_plan(
     is more than was planned; nothing is written then.
     """
     refuse_inside(run.uri, origin.root)
-    entries = origin.find()
-    known, seen = _read_plan(run)
-    format, chosen, beside = choose(origin, entries)
-    if known and known[0].format != format:
-        raise ValueError(f"data.format: this run was planned as {known[0].format}, not {format}")
-    fresh = [e for e in chosen if _is_new(origin, format, e, seen)]
-    for gone in sorted(seen.keys() - {_name(origin, format, e) for e in chosen})[:10]:
-        logger.warning("%s: planned, and no longer there", gone)
-    if known and fresh and not may_grow:
-        raise ValueError(
-            f"{origin.uri}: grew by {len(fresh)} files since this run planned it (the first: "
-            f"{fresh[0].uri}); choose another --out"
-        )
-    new = list(cut_slices(origin, format, fresh))
+    known = [] if _is_foreign(run) else read_slices(run)
+    with origin.listed() as entries:
+        format, chosen, others = choose(origin, entries)
+        if known and known[0].format != format:
+            raise ValueError(
+                f"data.format: this run was planned as {known[0].format}, not {format}"
+            )
+        fresh = _Unplanned(origin, format, chosen, _planned(run, known))
+        if known and len(fresh) and not may_grow:
+            raise ValueError(
+                f"{origin.uri}: grew by {len(fresh)} files since this run planned it (the first: "
+                f"{next(iter(fresh)).uri}); choose another --out"
+            )
+        for gone in fresh.gone:
+            logger.warning("%s: planned, and no longer there", gone)
+        cuts = cut_slices(origin, format, fresh) if len(fresh) else iter(())
+        folder, new = _append(run, known, cuts, len(fresh) // MOST_ROWS, write=write)
     run.manifest["suffixes"] = list(origin.suffixes)  # for whoever reads single images again
-    if write and new:
-        _write_plan(run, new)
-        new = [_light(s, len(known) + i) for i, s in enumerate(new)]
     slices = [*known, *new]
     done = run.part_ids()
     if retry_failed:
         done -= _with_failures(run, done)
-    unreadable = [e.uri for e in chosen if format == "files" and not origin.is_image(e.uri)]
     run.lap("plan")
     return Plan(
         origin=origin,
         format=format,
+        folder=folder,
         slices=slices,
         todo=[s for s in slices if s.slice_id not in done],
         num_new=len(new),
-        beside=beside,
-        unreadable=endings(iter(unreadable)),
+        beside=Counter() if format == "files" else others,
+        unreadable=others if format == "files" else Counter(),
     )
 
 
@@ -125,15 +141,14 @@ def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) ->
     """
     known = [] if _is_foreign(run) else read_slices(run)
     first = max((piece.stop for piece in known), default=0)
-    new = list(numbers.count_on(origin, first, count))
-    if write and new:
-        _write_plan(run, new)
-        new = [_light(piece, len(known) + i) for i, piece in enumerate(new)]
+    cuts = numbers.count_on(origin, first, count)
+    folder, new = _append(run, known, cuts, count // numbers.SLICE_ROWS, write=write)
     slices, done = [*known, *new], run.part_ids()
     run.lap("plan")
     return Plan(
         origin=origin,
         format=numbers.FORMAT,
+        folder=folder,
         slices=slices,
         todo=[piece for piece in slices if piece.slice_id not in done],
         num_new=len(new),
@@ -142,11 +157,11 @@ def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) ->
     )
 
 
-def load_files(run_uri: str, storage: Storage, piece: Slice) -> Slice:
-    """The slice with the names of its loose files, read from plan.parquet where it has none."""
+def load_files(folder: str, storage: Storage, piece: Slice) -> Slice:
+    """The slice with the names of its loose files, read from the plan in `folder`."""
     if piece.format != "files" or piece.files:
         return piece
-    with storage.open_input(f"{run_uri}/{PLAN}") as source:
+    with storage.open_input(f"{folder}/{PLAN}") as source:
         file = pq.ParquetFile(source)
         first = 0
         for group in range(file.num_row_groups):
@@ -157,7 +172,7 @@ def load_files(run_uri: str, storage: Storage, piece: Slice) -> Slice:
                     piece, files=tuple(column[piece.position - first].as_py())
                 )
             first += size
-    raise RuntimeError(f"{run_uri}/{PLAN}: has no slice {piece.position}")
+    raise RuntimeError(f"{folder}/{PLAN}: has no slice {piece.position}")
 
 
 def read_slices(run: Run) -> list[Slice]:
@@ -175,38 +190,108 @@ def read_slices(run: Run) -> list[Slice]:
     return [Slice(**row, position=i) for i, row in enumerate(table.to_pylist())]
 
 
-def _read_plan(run: Run) -> tuple[list[Slice], dict[str, str]]:
-    """Planned slices, and the version of each shard or loose file by name."""
-    if _is_foreign(run):
-        return [], {}
-    slices = read_slices(run)
-    seen = {s.uri: s.version for s in slices if s.format != "files"}
-    if slices and slices[0].format == "files":
-        with run.storage.open_input(run.path(PLAN)) as source:
-            for batch in pq.ParquetFile(source).iter_batches(64, columns=["files", "versions"]):
-                names, stamps = (batch.column(i).flatten().to_pylist() for i in (0, 1))
-                seen.update(zip(names, stamps, strict=True))
-    return slices, seen
+class _Unplanned:
+    """What is listed and in no slice yet, see `Entries`; `planned` gives names and versions.
+
+    Both are in order of names and gone through side by side. Raises ValueError where something
+    changed since it was planned.
+    """
+
+    def __init__(
+        self, origin: Origin, format: str, listed: Entries, planned: Planned | None
+    ) -> None:
+        self.origin = origin
+        self.format = format
+        self.listed = listed
+        self.planned = planned
+        self.gone: list[str] = []
+        """what was planned and is no longer there, the first few"""
+        self.count = sum(1 for _ in self._new(self.gone)) if planned else len(listed)
+
+    def __len__(self) -> int:
+        return self.count
+
+    def __iter__(self) -> Iterator[Entry]:
+        return self._new([])
+
+    def _new(self, gone: list[str]) -> Iterator[Entry]:
+        planned = self.planned() if self.planned else iter(())
+        name, stamp = next(planned, (None, ""))
+        for entry in self.listed:
+            mine = self.origin.name(entry.uri) if self.format == "files" else entry.uri
+            while name is not None and name < mine:
+                _remember(gone, name)
+                name, stamp = next(planned, (None, ""))
+            if name != mine:
+                yield entry
+                continue
+            found = version(entry.size, entry.mtime_ns)
+            if stamp != found:
+                raise ValueError(
+                    f"{entry.uri}: changed since this run planned it (size-time was {stamp}, is "
+                    f"{found}); choose another --out"
+                )
+            name, stamp = next(planned, (None, ""))
+        while name is not None and len(gone) < NUM_NAMED:
+            _remember(gone, name)
+            name, stamp = next(planned, (None, ""))
 
 
-def _name(origin: Origin, format: str, entry: Entry) -> str:
-    return origin.name(entry.uri) if format == "files" else entry.uri
+def _remember(gone: list[str], name: str) -> None:
+    if len(gone) < NUM_NAMED:
+        gone.append(name)
 
 
-def _is_new(origin: Origin, format: str, entry: Entry, seen: dict[str, str]) -> bool:
-    planned = seen.get(_name(origin, format, entry))
-    if planned is None:
-        return True
-    if planned != version(entry.size, entry.mtime_ns):
-        raise ValueError(
-            f"{entry.uri}: changed since this run planned it (size-time was {planned}, is "
-            f"{version(entry.size, entry.mtime_ns)}); choose another --out"
-        )
-    return False
+def _planned(run: Run, known: Sequence[Slice]) -> Planned | None:
+    """What gives the name and the version of each planned shard or loose file, in order of names.
+
+    None where nothing was planned. Each attempt that appended loose files did so in order: these
+    runs of slices are merged.
+    """
+    if not known:
+        return None
+    if known[0].format != "files":
+        return lambda: iter(sorted({piece.uri: piece.version for piece in known}.items()))
+    bounds, last, place = [0], "", 0
+    for batch in _batches_of(run, ["files"]):
+        files = batch.column("files")
+        offsets = files.offsets.to_numpy()
+        firsts, ends = (files.values.take(pa.array(o)) for o in (offsets[:-1], offsets[1:] - 1))
+        for first, end in zip(firsts.to_pylist(), ends.to_pylist(), strict=True):
+            if first <= last:
+                bounds.append(place)
+            last, place = end, place + 1
+    bounds.append(place)
+    return lambda: merge(*(_names(run, *span) for span in pairwise(bounds)))
 
 
-def _light(piece: Slice, position: int) -> Slice:
-    return dataclasses.replace(piece, files=(), versions=(), position=position)
+def _names(run: Run, start: int, stop: int) -> Iterator[tuple[str, str]]:
+    """Names and versions of the loose files of some slices of the plan."""
+    columns, place = ["files", "versions"], start
+    for batch in _batches_of(run, columns, start, stop):
+        for names, stamps in zip(*(batch.column(name) for name in columns), strict=True):
+            if place < stop:
+                yield from zip(names.as_py(), stamps.as_py(), strict=True)
+            place += 1
+
+
+def _batches_of(
+    run: Run, columns: Sequence[str], start: int = 0, stop: int | None = None
+) -> Iterator[pa.RecordBatch]:
+    """Rows of the plan from one on, a few at a time; some behind `stop` may come with them."""
+    with run.storage.open_input(run.path(PLAN)) as source:
+        file = pq.ParquetFile(source, buffer_size=1 << 20)
+        groups, first, skip = [], 0, 0
+        for group in range(file.num_row_groups):
+            end = first + file.metadata.row_group(group).num_rows
+            if end > start and (stop is None or first < stop):
+                skip = skip if groups else start - first
+                groups.append(group)
+            first = end
+        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=list(columns)):
+            if skip < batch.num_rows:
+                yield batch.slice(skip)
+            skip = max(0, skip - batch.num_rows)
 
 
 def _is_foreign(run: Run) -> bool:
@@ -220,17 +305,58 @@ def _is_foreign(run: Run) -> bool:
     return told.get(FINGERPRINT, mine) != mine
 
 
-def _write_plan(run: Run, new: Sequence[Slice]) -> None:
-    rows = [{name: getattr(s, name) for name in SCHEMA.names} for s in new]
-    table = pa.Table.from_pylist(rows, schema=SCHEMA)
-    if run.storage.stat(run.path(PLAN)) and not _is_foreign(run):
-        with run.storage.open_input(run.path(PLAN)) as file:
-            table = pa.concat_tables([pq.read_table(file), table])
-    table = table.replace_schema_metadata({FINGERPRINT: run.manifest.get("fingerprint", "")})
-    sink = pa.BufferOutputStream()
-    group = max(32, -(-table.num_rows // MAX_ROW_GROUPS))
-    pq.write_table(table, sink, row_group_size=group, compression="zstd")
-    run.put(PLAN, sink.getvalue())
+def _append(
+    run: Run, known: Sequence[Slice], new: Iterable[Slice], usual: int, *, write: bool
+) -> tuple[str, list[Slice]]:
+    """Put a plan of the known slices and new ones, of which there are about `usual` or more.
+
+    Returns where it lies, a temporary folder if nothing is to be written, and the new slices
+    without names of loose files. Where there are none the plan stays as it is.
+    """
+    left = iter(new)
+    some = list(islice(left, ROWS_AT_ONCE))
+    if not some:
+        return run.uri, []
+    light: list[Slice] = []
+
+    def tables(some: Sequence[Slice]) -> Iterator[pa.Table]:
+        while some:
+            rows = [{name: getattr(piece, name) for name in SCHEMA.names} for piece in some]
+            yield pa.Table.from_pylist(rows, schema=SCHEMA)
+            position = len(known) + len(light)
+            light.extend(_light(piece, position + k) for k, piece in enumerate(some))
+            some = list(islice(left, ROWS_AT_ONCE))
+
+    before = _batches_of(run, SCHEMA.names) if known else iter(())
+    old = (pa.Table.from_batches([batch]) for batch in before)
+    size = max(32, (len(known) + usual) // MAX_ROW_GROUPS)
+    schema = SCHEMA.with_metadata({FINGERPRINT: run.manifest.get("fingerprint", "")})
+    folder = tempfile.mkdtemp(prefix="argus-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    with pq.ParquetWriter(Path(folder, PLAN), schema, compression="zstd") as writer:
+        for table in _grouped(chain(old, tables(some)), size):
+            writer.write_table(table.cast(schema), row_group_size=len(table))
+    if not write:
+        return folder, light
+    run.put_file(PLAN, Path(folder, PLAN))
+    shutil.rmtree(folder)
+    return run.uri, light
+
+
+def _light(piece: Slice, position: int) -> Slice:
+    return dataclasses.replace(piece, files=(), versions=(), position=position)
+
+
+def _grouped(tables: Iterator[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Tables put together to `size` rows and a little more."""
+    waiting: list[pa.Table] = []
+    for table in tables:
+        waiting.append(table)
+        if sum(map(len, waiting)) >= size:
+            yield pa.concat_tables(waiting)
+            waiting = []
+    if waiting:
+        yield pa.concat_tables(waiting)
 
 
 def _with_failures(run: Run, done: set[str]) -> set[str]:

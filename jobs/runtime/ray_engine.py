@@ -60,7 +60,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
     logger.info("ray: %s", pool)
     if num_nodes() > 1 and not run.uri.startswith(S3):
         logger.warning("out: %s must be a folder that all %d nodes share", run.uri, num_nodes())
-    args = make_reader_args(run, plan, work, resources)
+    args = make_reader_args(plan, work, resources)
     try:
         dataset = _dataset(run, plan.todo, work, args, pool)
         for row in dataset.iter_rows():

@@ -50,7 +50,8 @@ class ReaderArgs:
     """What a SliceReader is made of; picklable to where it runs."""
 
     origin: Origin
-    run_uri: str
+    folder: str
+    """of its plan.parquet"""
     decoder: Decoder
     timeout_s: float
     """for one image to be decoded"""
@@ -93,7 +94,7 @@ class SliceReader:
     def read(self, piece: Slice, clock: Clock) -> Generator[DecodedBatch, None, None]:
         """The slice in batches; the next one is being decoded while one is used."""
         origin, batch_size = self.args.origin, self.args.batch_size
-        rows = read_slice(origin, load_files(self.args.run_uri, origin.storage, piece))
+        rows = read_slice(origin, load_files(self.args.folder, origin.storage, piece))
         flying: deque[list[Row]] = deque()
         try:
             while True:

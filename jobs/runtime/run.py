@@ -153,6 +153,11 @@ class Run:
         self.written.add(self.path(name))
         return self.path(name)
 
+    def put_file(self, name: str, source: Path) -> None:
+        """`put` of what a local file holds."""
+        self.storage.put_file(self.path(name), source)
+        self.written.add(self.path(name))
+
     def note(self, **fields: Any) -> None:
         """Write fields into the manifest."""
         self.manifest = {**self.manifest, **_plain(fields)}

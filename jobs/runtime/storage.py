@@ -10,11 +10,15 @@ import hashlib
 import os
 import posixpath
 import re
+import shutil
 import tempfile
 import urllib.error
 import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import BinaryIO
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
@@ -22,9 +26,13 @@ from fsspec import AbstractFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
+from jobs.runtime.folders import files_below
+
 S3 = "s3://"
 ONE_REQUEST_BYTES = 8_000_000
 """that pyarrow is given to put; above it uploads in parts, and completes what an error broke off"""
+PART_BYTES = 16 << 20
+"""of a file that is uploaded; ten parts are in memory at a time"""
 GLOB_CHARACTERS = frozenset("*?[")
 FORBIDDEN = ("AWS Error ACCESS_DENIED", "AWS Error INVALID_OBJECT_STATE", "InvalidObjectState")
 """in pyarrow's words: of a key that one may not read, or that lies in an archive (Glacier)"""
@@ -203,17 +211,18 @@ class Storage:
             with filesystem.open_output_stream(path) as stream:
                 stream.write(data)
             return
-        folder, name = os.path.split(path)
-        os.makedirs(folder, exist_ok=True)
-        handle, partial = tempfile.mkstemp(prefix=f".{name[:80]}.", suffix=".partial", dir=folder)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-            os.chmod(partial, 0o644)
-            os.replace(partial, path)
-        except BaseException:
-            os.unlink(partial)
-            raise
+        with _replacing(path) as file:
+            file.write(data)
+
+    def put_file(self, uri: str, source: Path) -> None:
+        """`put` of what a local file holds, which may be more than memory does."""
+        if not uri.startswith(S3):
+            with _replacing(uri) as file, source.open("rb") as data:
+                shutil.copyfileobj(data, file)
+        elif source.stat().st_size > ONE_REQUEST_BYTES:
+            self.fsspec(uri).put_file(str(source), uri[len(S3) :], chunksize=PART_BYTES)
+        else:
+            self.put(uri, source.read_bytes())
 
     def delete(self, uri: str) -> None:
         """Remove an object; one that is not there is no error."""
@@ -240,28 +249,16 @@ class Storage:
         if (single := self.stat(uri)) is not None:
             return [single]
         if not GLOB_CHARACTERS.isdisjoint(uri):
-            return self._glob(uri)
+            root, matches = glob_pattern(uri)
+            return [entry for entry in self.find(root) if matches(entry.uri)]
+        if not uri.startswith(S3):
+            return list(walk(uri))
         filesystem, path = self.filesystem(uri)
         infos = filesystem.get_file_info(
             fs.FileSelector(path, allow_not_found=True, recursive=True)
         )
-        scheme = S3 if uri.startswith(S3) else ""
-        try:
-            entries = [_entry(scheme + i.path, i) for i in infos if i.type == fs.FileType.File]
-        except UnicodeDecodeError:
-            entries = _walked(path)
+        entries = [_entry(S3 + i.path, i) for i in infos if i.type == fs.FileType.File]
         return sorted(entries, key=lambda entry: entry.uri)
-
-    def _glob(self, pattern: str) -> list[Entry]:
-        from fsspec.utils import glob_translate
-
-        parts = pattern.split("/")
-        first = next(i for i, part in enumerate(parts) if not GLOB_CHARACTERS.isdisjoint(part))
-        root = "/".join(parts[:first])
-        if root in ("s3:/", "s3:", ""):
-            raise ValueError(f"{pattern}: a glob must begin with a folder or a bucket's name")
-        matches = re.compile(glob_translate(pattern)).match
-        return [entry for entry in self.find(root) if matches(entry.uri)]
 
     def fetch(self, uri: str) -> Path:
         """A local copy of a file: itself where it is local, else in the cache, fetched once.
@@ -294,19 +291,41 @@ class Storage:
         return target
 
 
-def _walked(folder: str) -> list[Entry]:
-    """All files below a local folder; bytes of their names that are no UTF-8 as `\\xe9`."""
-    entries = []
-    for parent, _, names in os.walk(os.fsencode(folder)):
-        for name in names:
-            path = os.path.join(parent, name)
-            try:
-                told = os.stat(path)
-            except FileNotFoundError:  # a link that leads nowhere
-                continue
-            uri = path.decode(errors="backslashreplace")
-            entries.append(Entry(uri=uri, size=told.st_size, mtime_ns=told.st_mtime_ns))
-    return entries
+def glob_pattern(pattern: str) -> tuple[str, Callable[[str], object]]:
+    """The folder or prefix that a glob begins with, and what tells whether a URI matches it.
+
+    Raises ValueError where it begins with none.
+    """
+    from fsspec.utils import glob_translate
+
+    parts = pattern.split("/")
+    first = next(i for i, part in enumerate(parts) if not GLOB_CHARACTERS.isdisjoint(part))
+    root = "/".join(parts[:first])
+    if root in ("s3:/", "s3:", ""):
+        raise ValueError(f"{pattern}: a glob must begin with a folder or a bucket's name")
+    return root, re.compile(glob_translate(pattern)).match
+
+
+def walk(folder: str) -> Iterator[Entry]:
+    """All files below a local folder in order of their URIs, see `files_below`."""
+    for path, told in files_below(folder):
+        yield Entry(uri=path, size=told.st_size, mtime_ns=told.st_mtime_ns)
+
+
+@contextmanager
+def _replacing(path: str) -> Iterator[BinaryIO]:
+    """A file that takes the place of `path` when it is written; until then nobody sees it."""
+    folder, name = os.path.split(path)
+    os.makedirs(folder, exist_ok=True)
+    handle, partial = tempfile.mkstemp(prefix=f".{name[:80]}.", suffix=".partial", dir=folder)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            yield file
+        os.chmod(partial, 0o644)
+        os.replace(partial, path)
+    except BaseException:
+        os.unlink(partial)
+        raise
 
 
 def cache_folder() -> Path:

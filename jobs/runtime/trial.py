@@ -39,7 +39,8 @@ class SampleSource:
     """Where a sample is read from; small, and picklable to where it is read."""
 
     origin: Origin
-    run_uri: str
+    folder: str
+    """of its plan.parquet"""
     slices: tuple[Slice, ...]
     timeout_s: float
     """for one image to be decoded"""
@@ -71,7 +72,7 @@ class SampleSource:
         judged: list[bytes] = []
         calibration: list[bytes] = []
         for piece in self.slices:
-            whole = load_files(self.run_uri, self.origin.storage, piece)
+            whole = load_files(self.folder, self.origin.storage, piece)
             good = (row for row in read_slice(self.origin, whole) if not row.error)
             for number, row in enumerate(islice(good, each)):
                 wanted = calibration if number % 5 in (1, 3) else judged  # 2 of 5, as 128 of 328
@@ -90,13 +91,13 @@ class SampleSource:
         return pictures
 
 
-def sample_of(plan: Plan, run_uri: str, resources: Resources) -> SampleSource:
+def sample_of(plan: Plan, resources: Resources) -> SampleSource:
     """The sample of a plan: the same for every attempt at it."""
     count = min(NUM_SLICES, len(plan.slices))
     places = np.linspace(0, len(plan.slices) - 1, count).round().astype(int) if count else []
     return SampleSource(
         origin=plan.origin,
-        run_uri=run_uri,
+        folder=plan.folder,
         slices=tuple(plan.slices[place] for place in dict.fromkeys(places)),
         timeout_s=resources.decode_timeout_s,
     )

@@ -108,11 +108,11 @@ class Receipt:
     """slices that it infers at a time"""
 
 
-def make_reader_args(run: Run, plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
-    """How the slices of a run are read."""
+def make_reader_args(plan: Plan, work: Work, resources: Resources) -> ReaderArgs:
+    """How the slices of a plan are read."""
     return ReaderArgs(
         origin=plan.origin,
-        run_uri=run.uri,
+        folder=plan.folder,
         decoder=work.decoder,
         timeout_s=resources.decode_timeout_s,
         batch_size=work.batch_size,

@@ -319,7 +319,7 @@ def test_slices_decoded_at_the_same_time_come_in_the_order_of_the_plan(
         config.out, job="x", config=config, identity={"a": 1}, storage=Storage(config.storage)
     ) as run:
         (plan,) = plan_data(run, config)
-        reading = make_reading(run.uri, config, plan)
+        reading = make_reading(config, plan)
         alone, shared = (list(decode_here(plan, reading, count)) for count in (1, 4))
     assert len(alone) == len(plan.slices) > 10
     assert [rows_of(block) for block in shared] == [rows_of(block) for block in alone]

@@ -128,7 +128,7 @@ def read_rows(source: SampleSource, num_rows: int) -> tuple[list[bytes], Counter
     causes: Counter[str] = Counter()
     num_bytes = 0
     for piece in source.slices:
-        whole = load_files(source.run_uri, source.origin.storage, piece)
+        whole = load_files(source.folder, source.origin.storage, piece)
         for row in islice(read_slice(source.origin, whole), each):
             if row.error:
                 causes[f"read: {row.error}"] += 1
@@ -161,7 +161,7 @@ def sift(
 
 def fetch(source: SampleSource, seconds: float, readers: int) -> Ceiling:
     """Bytes of whole slices through the source, nothing done with them."""
-    pieces = [load_files(source.run_uri, source.origin.storage, p) for p in source.slices]
+    pieces = [load_files(source.folder, source.origin.storage, p) for p in source.slices]
     waiting, lock = cycle(pieces), Lock()
     end = time.perf_counter() + seconds
 

@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
+from jobs.runtime.listing import Entries
 from jobs.runtime.slices import Row, Slice
 from jobs.runtime.sources import files, numbers, parquet, series, uris, webdataset, wfdb
 from jobs.runtime.sources.origin import Origin
@@ -31,6 +32,13 @@ FORMATS = {
     "wfdb": wfdb,
     "numbers": numbers,
 }
+SHARDS = {
+    "parquet": parquet.SUFFIXES,
+    "webdataset": webdataset.SUFFIXES,
+    "series": series.SUFFIXES,
+    "wfdb": wfdb.SUFFIXES,
+}
+"""endings of the shards of each format"""
 SHARD_SUFFIXES = (*parquet.SUFFIXES, *webdataset.SUFFIXES, *series.SUFFIXES)
 """endings of files that hold many rows"""
 GIVES = {"series": "signals", "wfdb": "signals"}
@@ -46,7 +54,7 @@ def read_slice(origin: Origin, piece: Slice) -> Iterator[Row]:
         yield row if group == row.group else replace(row, group=group)
 
 
-def cut_slices(origin: Origin, format: str, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut_slices(origin: Origin, format: str, entries: Entries) -> Iterator[Slice]:
     """Slices of the objects given, in their order."""
     if not origin.source.slice_rows:
         loose = format == "files"
@@ -67,27 +75,31 @@ def usual_rows(images: float, low: int) -> int:
     return int(min(max(images / NUM_SLICES // 32 * 32, low), MOST_ROWS))
 
 
-def choose(origin: Origin, entries: Sequence[Entry]) -> tuple[str, list[Entry], Counter[str]]:
-    """The format of a source, the objects that it reads, and what else lies beside them by ending.
+def choose(origin: Origin, entries: Entries) -> tuple[str, Entries, Counter[str]]:
+    """The format of a source, its shards or loose files, and by ending what there is no reader for.
 
-    Raises ValueError where nothing is there or `auto` cannot tell.
+    Beside shards that is what is left out; of loose files it is part of them: all are rows. Raises
+    ValueError where nothing is there or `auto` cannot tell.
     """
-    if not entries:
+    if not len(entries):
         raise ValueError(f"data.uri: {_why_empty(origin)}")
-    shards = {
-        "parquet": [e for e in entries if e.uri.endswith(parquet.SUFFIXES)],
-        "webdataset": [e for e in entries if e.uri.endswith(webdataset.SUFFIXES)],
-        "series": [e for e in entries if e.uri.lower().endswith(series.SUFFIXES)],
-        "wfdb": [e for e in entries if e.uri.endswith(wfdb.SUFFIXES)],
-    }
-    images = sum(origin.is_image(e.uri) for e in entries)
+    shards: dict[str, list[Entry]] = {name: [] for name in SHARDS}
+    others: Counter[str] = Counter()
+    for entry in entries:
+        lower = entry.uri.lower()
+        if not origin.is_image(lower):
+            others[_ending(lower)] += 1
+        for name, suffixes in SHARDS.items():
+            if (lower if name == "series" else entry.uri).endswith(suffixes):
+                shards[name].append(entry)
+    images = len(entries) - others.total()
     format = origin.source.format
     if format == "auto":
         format = _guess(origin, shards, images)
     _check_columns(origin, format)
     _check_kind(origin, format, entries, images)
     if format == "files":
-        return format, list(entries), Counter()
+        return format, entries, others
     chosen = shards["parquet" if format == "uris" else format]
     if not chosen:
         raise ValueError(f"data.format: {format}, but no such file is at {origin.uri}")
@@ -109,7 +121,7 @@ def _why_empty(origin: Origin) -> str:
     return f"nothing at {origin.uri}: no such file or folder"
 
 
-def _check_kind(origin: Origin, format: str, entries: Sequence[Entry], images: int) -> None:
+def _check_kind(origin: Origin, format: str, entries: Entries, images: int) -> None:
     """Raise ValueError where every row would fail: the network is for another kind of data."""
     gives = GIVES.get(format, origin.takes)
     if origin.takes and gives != origin.takes:
@@ -167,4 +179,8 @@ def _guess_parquet(origin: Origin, entries: Sequence[Entry]) -> str:
 
 def endings(names: Iterator[str]) -> Counter[str]:
     """How many names have each ending, lower case."""
-    return Counter(posixpath.splitext(name)[1].lower() or "(none)" for name in names)
+    return Counter(map(_ending, names))
+
+
+def _ending(name: str) -> str:
+    return posixpath.splitext(name)[1].lower() or "(none)"

@@ -2,7 +2,7 @@
 
 import posixpath
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 
@@ -16,10 +16,10 @@ from jobs.runtime.storage import Entry, refusal_of
 READS_IN_FLIGHT = 16
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Groups of `slice_rows` files in the order of their names."""
-    for first in range(0, len(entries), origin.source.slice_rows):
-        group = entries[first : first + origin.source.slice_rows]
+    left = iter(entries)
+    while group := list(islice(left, origin.source.slice_rows)):
         named = [(origin.name(e.uri), version(e.size, e.mtime_ns)) for e in group]
         size = sum(e.size for e in group)
         yield make_slice("files", origin.root, "", (0, len(group)), len(group), size, named)

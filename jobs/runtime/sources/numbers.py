@@ -1,6 +1,6 @@
 """A source of nothing but numbers: rows that no object holds, for what makes pictures of noise."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from jobs.runtime.slices import Row, Slice, make_slice
 from jobs.runtime.sources.origin import Origin
@@ -10,7 +10,7 @@ FORMAT = "numbers"
 SLICE_ROWS = 64
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Nothing: a source of objects holds no numbers, see `count_on`."""
     return iter(())
 

@@ -3,11 +3,13 @@
 import posixpath
 import re
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from fnmatch import fnmatchcase
+from fnmatch import translate
 from functools import cached_property
 from typing import Literal
 
+from jobs.runtime.listing import Listing, listed
 from jobs.runtime.storage import GLOB_CHARACTERS, Entry, Storage, absolute, relative
 
 Format = Literal["auto", "files", "parquet", "webdataset", "uris", "series", "wfdb"]
@@ -87,12 +89,12 @@ class Origin:
     """of a slice of loose files where slice_rows is 0, of shards twice as many; fewer for rows that
     are much work each"""
 
-    @property
+    @cached_property
     def uri(self) -> str:
         """The source's absolute URI."""
         return absolute(self.source.uri)
 
-    @property
+    @cached_property
     def root(self) -> str:
         """What ids are relative to: the folder or prefix, without a glob."""
         parts = self.uri.split("/")
@@ -113,7 +115,12 @@ class Origin:
         candidates = ("/".join(parts), *parts)
         if self.source.label == "boxes" and name.lower().endswith(".xml"):
             return True  # said with its picture
-        return any(fnmatchcase(c, pattern) for pattern in self.source.ignore for c in candidates)
+        return any(map(self.ignored.match, candidates))
+
+    @cached_property
+    def ignored(self) -> re.Pattern[str]:
+        """What a path or a part of one that is ignored looks like; with no pattern none does."""
+        return re.compile("|".join(map(translate, self.source.ignore)) or r"(?!)")
 
     def is_image(self, name: str) -> bool:
         """True where the name ends as an image that is read."""
@@ -155,6 +162,11 @@ class Origin:
             return ""
         return f"{num_bytes / 1e6:.1f} MB, more than the {self.source.max_image_mb:g} MB allowed"
 
+    def listed(self) -> AbstractContextManager[Listing]:
+        """All objects of the source that are not ignored, in order of their URIs; see `listed`."""
+        return listed(self.storage, self.uri, lambda uri: not self.is_ignored(self.name(uri)))
+
     def find(self) -> list[Entry]:
-        """All objects of the source that are not ignored, sorted by URI."""
-        return [e for e in self.storage.find(self.uri) if not self.is_ignored(self.name(e.uri))]
+        """The same as a list, of a source that is known to be small."""
+        with self.listed() as entries:
+            return list(entries)

@@ -1,7 +1,7 @@
 """Parquet with an image column: binary, or Hugging Face's struct<bytes, path>."""
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
@@ -26,7 +26,7 @@ IN_STORAGE = "AWS Error"
 USUAL_NAMES = ("image", "img", "jpg", "jpeg", "png", "webp", "bytes", "content", "data")
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Runs of whole row groups, of at least one group and about `slice_rows` rows."""
     with ThreadPoolExecutor(FOOTERS_IN_FLIGHT) as pool:
         for found in pool.map(lambda entry: list(_cut_shard(origin, entry)), entries):

@@ -13,7 +13,7 @@ import csv
 import io
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,7 +37,7 @@ class _Header:
     """attributes of an .arff"""
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Runs of `slice_rows` cases of each file."""
     for entry in entries:
         stamp, step = version(entry.size, entry.mtime_ns), origin.source.slice_rows

@@ -1,7 +1,7 @@
 """A Parquet table of addresses: one image a row, wherever it lies."""
 
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
 import pyarrow as pa
@@ -17,7 +17,7 @@ from jobs.runtime.storage import Entry, absolute, join
 USUAL_NAMES = ("uri", "url", "path", "image", "file", "file_name")
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Runs of `slice_rows` addresses of each table."""
     for entry in entries:
         metadata = read_metadata(origin, entry.uri)

@@ -9,7 +9,7 @@ import json
 import posixpath
 import re
 import tarfile
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
 import pyarrow as pa
@@ -49,7 +49,7 @@ class _Sample:
         return max(1, len(self.images))
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Local tars and those above 1 GiB by runs of samples; other remote ones and .tar.gz whole."""
     if origin.source.label == boxes.LABEL:
         raise ValueError("data.label boxes: not read from tars; from Parquet and beside files")

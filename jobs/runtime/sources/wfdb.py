@@ -18,7 +18,7 @@ import posixpath
 import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -67,7 +67,7 @@ class _UnreadableError(ValueError):
     """A record that cannot be read, with the reason."""
 
 
-def cut(origin: Origin, entries: Sequence[Entry]) -> Iterator[Slice]:
+def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
     """Runs of `slice_rows` beats of each record; one row for a record that cannot be read."""
     _check(origin)
     for entry in entries:

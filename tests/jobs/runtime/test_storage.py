@@ -84,6 +84,17 @@ def test_an_object_larger_than_a_request_arrives_whole(s3: StorageConfig, bucket
     assert Storage(s3).read(f"{bucket}/large.bin") == data
 
 
+@pytest.mark.parametrize("size", [0, 1_000, 40_000_000])
+def test_a_file_is_put_whole_however_large(place: tuple[Storage, str], tmp_path: Path, size: int):
+    storage, root = place
+    source = tmp_path / "here"
+    source.write_bytes(os.urandom(size))
+    for _ in range(2):  # a second time it takes the first one's place
+        storage.put_file(join(root, "there"), source)
+    assert storage.read(join(root, "there")) == source.read_bytes()
+    assert [e.uri for e in storage.find(join(root, "there"))] == [join(root, "there")]
+
+
 @pytest.mark.parametrize("size", [100, 25_000_000])
 def test_a_put_that_fails_leaves_nothing_of_it(
     s3: StorageConfig, s3_endpoint: str, bucket: str, size: int
