@@ -9,12 +9,13 @@ import sys
 import tempfile
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import ray
 
+from jobs.runtime.ray_lean import lean_start
 from jobs.runtime.resources import Resources, joins_cluster, local_cpus
 
 QUIET = {
@@ -49,7 +50,8 @@ def start_ray(resources: Resources) -> None:
         os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # nothing listens outside this process
         options |= {"address": "local", "num_cpus": local_cpus(resources)}
         options["include_dashboard"] = resources.verbose
-    with _own_signals(), _without(ITS_LEVEL):
+    lean = not (resources.verbose or joins_cluster())
+    with _own_signals(), _without(ITS_LEVEL), lean_start() if lean else nullcontext():
         ray.init(**options)
 
 

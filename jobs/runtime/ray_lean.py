@@ -1,0 +1,61 @@
+"""Ray on one machine without the services that only a cluster or a dashboard needs.
+
+Besides what runs tasks `ray.init` starts an API server, an autoscaler's monitor, a monitor of log
+files and an agent with all that it can report: some five CPU seconds of a laptop before its first
+image. Then it looks once a second whether the node is up. It has no settings for that, so functions
+of its own are exchanged while it runs; what another version of Ray lacks stays as it is there.
+"""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from ray._private import services, utils
+from ray._private.node import Node
+from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+
+POLL_S = 0.02
+MAX_WAIT_S = 30.0
+"""for the node, after which Ray waits in its own way, and says what is wrong"""
+
+
+@contextmanager
+def lean_start() -> Iterator[None]:
+    """A `ray.init` in the block starts what runs tasks, and nothing else."""
+    wanted: list[tuple[Any, str, Callable[..., Any]]] = [
+        (Node, "start_monitor", lambda node: None),
+        (Node, "start_log_monitor", lambda node: None),
+        (services, "start_api_server", lambda *args, **named: ("", None)),
+        (utils, "get_dashboard_dependency_error", lambda: ImportError("left out")),
+        (services, "get_node", _once_it_is_up(getattr(services, "get_node", None))),
+    ]
+    usual = [
+        (owner, name, getattr(owner, name)) for owner, name, _ in wanted if hasattr(owner, name)
+    ]
+    try:
+        for owner, name, function in wanted:
+            if hasattr(owner, name):
+                setattr(owner, name, function)
+        yield
+    finally:
+        for owner, name, function in usual:
+            setattr(owner, name, function)
+
+
+def _once_it_is_up(get_node: Any) -> Callable[[str, str], Any]:
+    """Ray's `get_node`, called when the node is known: before, it sleeps for whole seconds."""
+
+    def patient(gcs_address: str, node_id: str) -> Any:
+        ends = time.monotonic() + MAX_WAIT_S
+        with suppress(AttributeError, TypeError):  # another version's client
+            client = GcsClient(address=gcs_address)
+            while time.monotonic() < ends and node_id not in _known(client):
+                time.sleep(POLL_S)
+        return get_node(gcs_address, node_id)
+
+    return patient
+
+
+def _known(client: Any) -> set[str]:
+    return {each.hex() for each in client.get_all_node_info(timeout=MAX_WAIT_S)}
