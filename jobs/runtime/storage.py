@@ -146,11 +146,8 @@ class Storage:
             os.environ["AWS_REQUEST_CHECKSUM_CALCULATION"] = "when_required"
         return fs.S3FileSystem(
             anonymous=config.anonymous,
-            endpoint_override=_endpoint(config) or None,
-            region=config.region
-            or os.environ.get("AWS_REGION")
-            or os.environ.get("AWS_DEFAULT_REGION")
-            or "us-east-1",
+            endpoint_override=endpoint_of(config) or None,
+            region=region_of(config) or "us-east-1",
             connect_timeout=config.connect_timeout_s,
             request_timeout=config.request_timeout_s,
             # backs off; the standard one has a hundred repetitions for all threads together
@@ -172,12 +169,12 @@ class Storage:
         )
         return S3FileSystem(
             anon=config.anonymous,
-            endpoint_url=_endpoint(config) or None,
+            endpoint_url=endpoint_of(config) or None,
             client_kwargs=client,
             config_kwargs={
                 "connect_timeout": config.connect_timeout_s,
                 "read_timeout": config.request_timeout_s,
-                "retries": {"max_attempts": config.max_attempts, "mode": "standard"},
+                "retries": {"total_max_attempts": config.max_attempts, "mode": "standard"},
                 **checksums,
             },
         )
@@ -337,7 +334,18 @@ def _cached(identity: str, name: str) -> Path:
     return cache_folder() / f"{hashlib.sha256(identity.encode()).hexdigest()[:16]}-{name}"
 
 
-def _endpoint(config: StorageConfig) -> str:
+def region_of(config: StorageConfig) -> str:
+    """Region that is asked for, empty where none is."""
+    environment = os.environ
+    return (
+        config.region
+        or environment.get("AWS_REGION", "")
+        or environment.get("AWS_DEFAULT_REGION", "")
+    )
+
+
+def endpoint_of(config: StorageConfig) -> str:
+    """URL of the server that is asked for, empty for AWS."""
     environment = os.environ
     return (
         config.endpoint

@@ -4,17 +4,22 @@ import os
 import tempfile
 import threading
 from collections import Counter
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from jobs.runtime import listing
 from jobs.runtime.listing import _between, _cut, listed
-from jobs.runtime.storage import Entry, Storage, StorageConfig, join, walk
+from jobs.runtime.s3_pages import s3_pages
+from jobs.runtime.storage import Entry, Storage, StorageConfig, endpoint_of, join, walk
 from tests.flaky_s3 import Request, flaky_s3
 
 ODD = (
@@ -124,20 +129,19 @@ def test_ranges_hold_every_key_once_and_about_as_many_each(names: list[str], at_
         assert max(map(len, ranges)) < 3000 / at_least * 3
 
 
-class Unordered(BaseHTTPRequestHandler):
-    """A bucket that lists by another order, as directory buckets of S3 do."""
+class Answering(BaseHTTPRequestHandler):
+    """A server that has one answer to whatever is listed."""
+
+    def __init__(self, body: bytes, *args: Any) -> None:
+        self.body = body
+        super().__init__(*args)
 
     def do_HEAD(self) -> None:
         self.send_response(404)
         self.end_headers()
 
     def do_GET(self) -> None:
-        keys = "".join(
-            f"<Contents><Key>in/{name}</Key><LastModified>2026-01-02T03:04:05.000Z</LastModified>"
-            f"<ETag>1</ETag><Size>{size}</Size></Contents>"
-            for size, name in enumerate(("b.jpg", "c.png", "a.jpg"))
-        )
-        body = f"<ListBucketResult><Name>bucket</Name>{keys}</ListBucketResult>".encode()
+        body = self.body
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/xml")
@@ -148,19 +152,86 @@ class Unordered(BaseHTTPRequestHandler):
         """Says nothing."""
 
 
-def test_what_a_server_lists_out_of_order_is_put_in_order(s3: StorageConfig):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Unordered)
+@contextmanager
+def answering(config: StorageConfig, body: str) -> Iterator[Storage]:
+    handler = partial(Answering, body.encode())
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
-        storage = Storage(replace(s3, endpoint=f"http://127.0.0.1:{server.server_port}"))
-        found = everything(storage, "s3://bucket/in")
-        some = everything(storage, "s3://bucket/in/*.jpg")
+        yield Storage(replace(config, endpoint=f"http://127.0.0.1:{server.server_port}"))
     finally:
         server.shutdown()
         server.server_close()
+
+
+def contents(key: str, size: int = 1, time: str = "2026-01-02T03:04:05.678Z") -> str:
+    return (
+        f"<Contents><Key>{key}</Key><LastModified>{time}</LastModified>"
+        f"<ETag>1</ETag><Size>{size}</Size></Contents>"
+    )
+
+
+def test_what_a_server_lists_out_of_order_is_put_in_order(s3: StorageConfig):
+    keys = "".join(contents(f"in/{name}", n) for n, name in enumerate(("b.jpg", "c.png", "a.jpg")))
+    with answering(s3, f"<ListBucketResult>{keys}</ListBucketResult>") as storage:
+        found = everything(storage, "s3://bucket/in")
+        some = everything(storage, "s3://bucket/in/*.jpg")
     told = [(e.uri.rpartition("/")[2], e.size) for e in found]
     assert told == [("a.jpg", 2), ("b.jpg", 0), ("c.png", 1)]
     assert some == found[:2]
+
+
+def test_keys_are_read_as_a_server_writes_them(s3: StorageConfig):
+    space = 'xmlns="http://s3.amazonaws.com/doc/2006-03-01/"'
+    plain = contents("in/a%20+b&amp;ü.jpg", 5_000_000_000)
+    encoded = contents("in%2Fa+b%2520%01%C3%BC.jpg", time="2026-01-02T05:04:05+02:00")
+    for head, key, size, name, fraction in (
+        ("", plain, 5_000_000_000, "a%20+b&ü.jpg", 678_000_000),
+        ("<EncodingType>url</EncodingType>", encoded, 1, "a b%20\x01ü.jpg", 0),
+    ):
+        body = f"<ListBucketResult {space}>{head}{key}</ListBucketResult>"
+        with answering(s3, body) as storage:
+            entries = s3_pages(storage.config, "s3://bucket/in/", 1)("", 1000)
+        ns = 1767323045 * 10**9 + fraction
+        assert entries == [Entry(uri=f"s3://bucket/in/{name}", size=size, mtime_ns=ns)]
+
+
+@pytest.mark.parametrize(
+    ("body", "told", "asked"),
+    [
+        ("<ListBucketResult><Contents><Key>in/a.jpg", "s3://bucket/in/: ", 2),
+        (
+            "<Error><Code>InternalError</Code><Message>try</Message></Error>",
+            "InternalError.*try",
+            2,
+        ),
+        (f"<ListBucketResult>{contents('a', time='')}</ListBucketResult>", "no listing", 1),
+        ("<ListBucketResult><Contents><Key>a</Key></Contents></ListBucketResult>", "no listing", 1),
+    ],
+)
+def test_an_answer_that_is_no_listing_is_an_outage(
+    s3: StorageConfig, body: str, told: str, asked: int
+):
+    with (
+        answering(replace(s3, max_attempts=2), body) as storage,
+        flaky_s3(endpoint_of(storage.config), lambda _: 0) as seen,
+    ):
+        page = s3_pages(replace(storage.config, endpoint=seen.endpoint), "s3://bucket/in/", 1)
+        with pytest.raises(OSError, match=told):
+            page("", 1)
+    assert len(seen.seen) == asked
+
+
+def test_who_may_not_list_is_told_so_and_requests_are_signed_for_their_region(
+    s3: StorageConfig, s3_endpoint: str
+):
+    with flaky_s3(s3_endpoint, lambda _: 403) as closed:
+        for config in (replace(s3, region="eu-west-3"), replace(s3, anonymous=True)):
+            page = s3_pages(replace(config, endpoint=closed.endpoint), "s3://bucket/in/", 1)
+            with pytest.raises(PermissionError, match="s3://bucket/in/: .*told to fail"):
+                page("", 1)
+    assert "/eu-west-3/s3/aws4_request" in closed.seen[0].signed
+    assert [request.signed for request in closed.seen[1:]] == [""]
 
 
 def test_an_outage_while_listing_ends_it_and_leaves_no_file(
@@ -169,7 +240,7 @@ def test_an_outage_while_listing_ends_it_and_leaves_no_file(
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     dead = Storage(replace(s3, endpoint="http://127.0.0.1:9", max_attempts=1))
     with pytest.raises(OSError, match=r"s3://bucket/in: .*127\.0\.0\.1:9"):
-        listing._s3_pages(dead, "s3://bucket/in")("", 1)
+        s3_pages(dead.config, "s3://bucket/in", 1)("", 1)
     with (
         pytest.raises(OSError, match=r"127\.0\.0\.1:9"),
         listed(dead, "s3://bucket/in/*.jpg", lambda _: True),
