@@ -57,7 +57,8 @@ def _endings(counts: Mapping[str, int], none: str) -> str:
 
 def _resources(resources: Resources) -> str:
     if resources.engine == "inline":
-        return f"inline: this process, {inline_turns(resources)} slices inferred at a time"
+        turns = inline_turns(resources)
+        return f"inline: this process, {turns} slice{'s' * (turns > 1)} inferred at a time"
     if joins_cluster():
         return f"the cluster at {os.environ['RAY_ADDRESS']} decides"
     cpus = local_cpus(resources)

@@ -266,7 +266,7 @@ class SliceWorker:
         self.readers: list[SliceReader] = []  # those that no thread is using
 
     def __call__(self, piece: Slice) -> Receipt:
-        """Read, decode, infer and write one slice."""
+        """Read, decode, infer and write one slice. Raises RuntimeError for a ValueError in it."""
         clock = Clock()
         try:
             reader = self.readers.pop()
@@ -275,6 +275,10 @@ class SliceWorker:
         try:
             with closing(reader.read(piece, clock)) as batches:  # nothing of it stays in flight
                 return self.writer.write(piece, batches, clock)
+        except ValueError as bug:  # the request was a good one, and is not to be told as a bad one
+            raise RuntimeError(
+                f"ValueError: {bug} (slice {piece.slice_id} of {piece.uri})"
+            ) from bug
         finally:
             self.readers.append(reader)
 

@@ -83,6 +83,23 @@ def embedded_plainly(crop: np.ndarray, weights: str) -> np.ndarray:
     return added / np.linalg.norm(added)
 
 
+def test_a_dry_run_tells_and_writes_nothing(
+    people: Path, weights: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    embed_faces.main(replace(asked(people, weights, tmp_path / "out"), dry_run=True))
+
+    told = capsys.readouterr().out
+    for text in (
+        "1 in 2 slices",
+        "rows           11",
+        "embedder",
+        "rows/s in one process",
+        "not begun",
+    ):
+        assert text in told, text
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_crop_is_a_face_with_the_embedding_of_a_plain_script(
     people: Path, weights: str, tmp_path: Path
 ):

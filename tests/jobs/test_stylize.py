@@ -86,6 +86,23 @@ def images_of(out: Path) -> dict[str, bytes]:
     return {str(p.relative_to(below)): p.read_bytes() for p in below.rglob("*") if p.is_file()}
 
 
+def test_a_dry_run_tells_and_writes_nothing(
+    photos: Path, weights: str, style: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    stylize.main(asked(photos, weights, style, tmp_path / "out", dry_run=True))
+
+    told = capsys.readouterr().out
+    for text in (
+        "1 in 2 slices",
+        "rows           6",
+        "style.png",
+        "rows/s in one process",
+        "not begun",
+    ):
+        assert text in told, text
+    assert not (tmp_path / "out").exists()
+
+
 def test_every_image_becomes_a_picture_of_its_tree_and_name(
     photos: Path, weights: str, style: str, tmp_path: Path
 ):

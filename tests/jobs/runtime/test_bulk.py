@@ -24,6 +24,7 @@ from jobs.runtime.slices import UNKNOWN, make_slice
 from jobs.runtime.storage import Storage, StorageConfig
 from tests.jobs.runtime.toy import (
     DyingOperator,
+    MistakenOperator,
     RegroupingOperator,
     ToyDecoder,
     make_pictures,
@@ -237,6 +238,17 @@ def test_a_bug_in_the_operator_ends_the_run_with_its_own_words(
 
     with pytest.raises((TypeError, RuntimeError), match="^(TypeError: )?a bug in the operator$"):
         run_toy(pictures, tmp_path / "out", PLACES[place])
+
+
+@pytest.mark.parametrize("place", ["inline", "together"])
+def test_what_a_library_refuses_in_mid_run_is_no_bad_request(
+    tmp_path: Path, place: str, local_ray: None
+):
+    pictures = make_pictures(tmp_path / "in", 12, {11: b"!"})
+
+    with pytest.raises(RuntimeError, match=r"ValueError: cannot reshape that"):
+        run_toy(pictures, tmp_path / "out", PLACES[place], operator=MistakenOperator)
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "interrupted"
 
 
 def test_a_run_on_s3_is_planned_read_written_and_resumed_there(

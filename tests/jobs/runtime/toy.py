@@ -87,6 +87,15 @@ class DyingOperator(ToyOperator):
         return super().__call__(batch)
 
 
+class MistakenOperator(ToyOperator):
+    """A library of its refuses what it is given when it sees a `!`."""
+
+    def __call__(self, batch: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        if np.any(batch["pixels"] == ord("!")):
+            raise ValueError("cannot reshape that")
+        return super().__call__(batch)
+
+
 class RegroupingOperator(ToyOperator):
     """The same of pictures of several batches together, six at a time."""
 
