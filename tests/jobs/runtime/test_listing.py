@@ -3,6 +3,7 @@
 import os
 import tempfile
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -265,6 +266,31 @@ def test_a_page_that_fails_is_asked_for_again_and_then_ends_it(
         storage.config = replace(storage.config, max_attempts=1)
         with pytest.raises(OSError, match="told to fail"):
             everything(storage, f"{bucket}/in")
+
+
+def test_a_range_that_fails_ends_the_others(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"a{n}" for n in range(8)] + [f"b{n:03}" for n in range(200)]
+    Storage(s3).fsspec(bucket).pipe({f"{bucket}/in/{name}": b"" for name in names})
+    for name, value in (("PAGE", 2), ("HEAD", 4), ("NUM_RANGES", 2)):
+        monkeypatch.setattr(listing, name, value)
+    in_the_second = threading.Event()
+
+    def fails(request: Request) -> int:
+        if "start-after=in%2Fa3" in request.path:
+            in_the_second.wait(60)
+            return 500
+        if "max-keys=2" in request.path and "start-after=in%2Fb" in request.path:
+            in_the_second.set()
+            time.sleep(0.05)
+        return 0
+
+    with flaky_s3(s3_endpoint, fails) as flaky:
+        storage = Storage(replace(s3, endpoint=flaky.endpoint, max_attempts=1))
+        with pytest.raises(OSError, match="told to fail"):
+            everything(storage, f"{bucket}/in")
+    assert 0 < sum("start-after=in%2Fb" in request.path for request in flaky.seen) < 60
 
 
 def test_a_full_temporary_disk_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
