@@ -26,6 +26,8 @@ class Request:
     """how often the same was asked for before"""
     signed: str
     """by whom, and for which region; empty: anonymous"""
+    headers: frozenset[str]
+    """names of its headers, in small letters"""
 
 
 @dataclass
@@ -53,7 +55,8 @@ def flaky_s3(behind: str, fails: Fails) -> Iterator[FlakyS3]:
                 number = counts[self.command, self.path]
                 counts[self.command, self.path] += 1
                 signed = self.headers.get("Authorization", "")
-                request = Request(self.command, self.path, len(body), number, signed)
+                headers = frozenset(name.lower() for name in self.headers)
+                request = Request(self.command, self.path, len(body), number, signed, headers)
                 flaky.seen.append(request)
             if status := fails(request):
                 code = {503: "SlowDown", 403: "AccessDenied"}.get(status, "InvalidRequest")

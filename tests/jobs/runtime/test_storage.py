@@ -1,5 +1,7 @@
 import os
 import pickle
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -140,6 +142,29 @@ def test_region_and_anonymity_reach_the_server(
         assert opens(Storage(replace(here, anonymous=True)), uri) == b"1" * 1000
         assert not any(each.signed for each in flaky.seen)
         assert flaky.seen
+
+
+@pytest.mark.parametrize("wanted", [True, False])
+def test_checksums_that_old_servers_refuse_can_be_left_out(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, wanted: bool
+):
+    """In a process of its own: the AWS library asks once what it is to send."""
+    program = (
+        "import sys; from jobs.runtime.storage import *\n"
+        "config = StorageConfig(endpoint=sys.argv[1], request_checksums=sys.argv[2] == 'True')\n"
+        "for size in (10, 9_000_000): Storage(config).put(f'{sys.argv[3]}/{size}', bytes(size))\n"
+    )
+    with flaky_s3(s3_endpoint, lambda _: 0) as flaky:
+        command = [sys.executable, "-c", program, flaky.endpoint, str(wanted), bucket]
+        subprocess.run(command, check=True, timeout=120)
+    sent = [each for each in flaky.seen if each.method == "PUT"]
+    told = [any("checksum" in name or name == "x-amz-trailer" for name in e.headers) for e in sent]
+    assert len(sent) >= 2
+    assert told == [wanted] * len(sent)
+    assert [Storage(s3).read(f"{bucket}/{n}") for n in (10, 9_000_000)] == [
+        bytes(10),
+        bytes(9 * 10**6),
+    ]
 
 
 def test_a_name_that_is_no_utf_8_is_listed(tmp_path: Path):
