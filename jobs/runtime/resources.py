@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 FEW_ROWS = 10_000
-"""below, Ray's start (7 s on two cores) is a good part of the work"""
+"""below, Ray's start (5 s on two cores) is a good part of the work"""
 MAX_TURNS = 8
 """slices that one process infers at a time; each wants a decoder process"""
 GPUS_SEEN = "CUDA_VISIBLE_DEVICES"
