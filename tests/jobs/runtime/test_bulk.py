@@ -240,7 +240,7 @@ def test_a_bug_in_the_operator_ends_the_run_with_its_own_words(
         run_toy(pictures, tmp_path / "out", PLACES[place])
 
 
-@pytest.mark.parametrize("place", ["inline", "together", "apart"])
+@pytest.mark.parametrize("place", ["inline", "together"])
 def test_an_image_that_takes_longer_than_was_allowed_is_a_failed_row(
     tmp_path: Path, place: str, local_ray: None
 ):
