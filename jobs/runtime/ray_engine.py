@@ -66,12 +66,12 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
         for row in dataset.iter_rows():
             yield pickle.loads(row["receipt"])
     except RayTaskError as failure:
-        raise RuntimeError(_cause(failure)) from failure
+        raise RuntimeError(_cause(failure)) from _without_frames(failure)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as failure:
         raise RuntimeError(
             f"a worker died {MAX_DEATHS + 1} times over one slice; smaller slices "
             f"(--data.slice-rows) or fewer workers on a node take less memory: {failure}"
-        ) from failure
+        ) from _without_frames(failure)
 
 
 def _dataset(
@@ -196,6 +196,18 @@ def _cause(failure: RayTaskError) -> str:
     inner = str(failure).split("\nThe above exception was the direct cause")[0].strip()
     errors = re.findall(r"^[\w.]+: .*(?:\n(?!  File|\s*$).*)*", inner, re.MULTILINE)
     return errors[-1] if errors else inner.splitlines()[-1]
+
+
+def _without_frames(failure: BaseException) -> BaseException:
+    """The error and what led to it, without the frames of Ray Data.
+
+    They hold its actors, and an actor holds its CPUs, for as long as anyone keeps the error.
+    """
+    link: BaseException | None = failure
+    while link is not None:
+        link.__traceback__ = None
+        link = link.__cause__ or link.__context__
+    return failure
 
 
 def decode_slices(table: pa.Table, key: bytes) -> pa.Table:

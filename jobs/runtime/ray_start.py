@@ -1,5 +1,6 @@
 """Starting Ray on this machine, quietly, or joining the cluster that is there."""
 
+import gc
 import json
 import logging
 import os
@@ -32,10 +33,11 @@ ITS_LEVEL = re.compile(rb"[^\n]*Set ray log level from environment variable[^\n]
 def start_ray(resources: Resources) -> None:
     """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), else start a local Ray.
 
-    A Ray that this process already started is used as it is. Signals stay with who had them: Ray
-    would answer SIGTERM with a dump of the stack.
+    A Ray that this process already started is used as it is, less what earlier runs left there.
+    Signals stay with who had them: Ray would answer SIGTERM with a dump of the stack.
     """
     if ray.is_initialized():
+        gc.collect()  # Ray Data's executors are cycles, and their actors keep CPUs until collected
         return
     options: dict[str, Any] = {"log_to_driver": resources.verbose}
     if not resources.verbose:

@@ -240,21 +240,42 @@ def test_a_bug_in_the_operator_ends_the_run_with_its_own_words(
         run_toy(pictures, tmp_path / "out", PLACES[place])
 
 
-def test_an_image_that_takes_longer_than_was_allowed_is_a_failed_row(tmp_path: Path):
+@pytest.mark.parametrize("place", ["inline", "together", "apart"])
+def test_an_image_that_takes_longer_than_was_allowed_is_a_failed_row(
+    tmp_path: Path, place: str, local_ray: None
+):
     pictures = make_pictures(tmp_path / "in", 12, {7: b"hang"})
+    patience = replace(PLACES[place], decode_timeout_s=0.5, max_failed_fraction=1.0)
 
-    _, run = run_toy(pictures, tmp_path / "out", replace(INLINE, decode_timeout_s=0.5))
+    _, run = run_toy(pictures, tmp_path / "out", patience)
 
     failed = [row for row in rows_of(run) if row["status"] == "failed"]
     assert [(row["id"], row["stage"]) for row in failed] == [("0007.png", "decode")]
     assert "0.5 s" in str(failed[0]["error"])
 
 
-def test_what_a_library_refuses_in_mid_run_is_no_bad_request(tmp_path: Path):
+def test_a_run_behind_one_that_failed_has_all_cpus_though_its_trace_is_kept(
+    tmp_path: Path, local_ray: None
+):
+    """`apart` on two CPUs wants both; a notebook keeps the trace of the last error."""
+    bad = make_pictures(tmp_path / "bad", 12, {11: b"!"})
+    with pytest.raises(RuntimeError, match="a bug in the operator") as kept:
+        run_toy(bad, tmp_path / "failed", PLACES["together"])
+
+    _, run = run_toy(make_pictures(tmp_path / "in", 12), tmp_path / "out", PLACES["apart"])
+
+    assert len(rows_of(run)) == 12
+    assert kept.tb is not None
+
+
+@pytest.mark.parametrize("place", ["inline", "together"])
+def test_what_a_library_refuses_in_mid_run_is_no_bad_request(
+    tmp_path: Path, place: str, local_ray: None
+):
     pictures = make_pictures(tmp_path / "in", 12, {11: b"!"})
 
     with pytest.raises(RuntimeError, match=r"ValueError: cannot reshape that"):
-        run_toy(pictures, tmp_path / "out", INLINE, operator=MistakenOperator)
+        run_toy(pictures, tmp_path / "out", PLACES[place], operator=MistakenOperator)
     assert json.loads((tmp_path / "out" / "manifest.json").read_text())["status"] == "interrupted"
 
 
