@@ -13,6 +13,7 @@ import pickle
 import re
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -27,6 +28,8 @@ from ray.util.annotations import RayDeprecationWarning
 
 from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
+from jobs.runtime.ray_lean import is_lean
+from jobs.runtime.ray_lean_data import lean_data
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import GPUS_SEEN, Pool, Resources, make_pool
@@ -62,9 +65,10 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
         logger.warning("out: %s must be a folder that all %d nodes share", run.uri, num_nodes())
     args = make_reader_args(plan, work, resources)
     try:
-        dataset = _dataset(run, plan.todo, work, args, pool)
-        for row in dataset.iter_rows():
-            yield pickle.loads(row["receipt"])
+        with lean_data() if is_lean() else nullcontext():
+            dataset = _dataset(run, plan.todo, work, args, pool)
+            for row in dataset.iter_rows():
+                yield pickle.loads(row["receipt"])
     except RayTaskError as failure:
         raise RuntimeError(_cause(failure)) from _without_frames(failure)
     except (RayActorError, WorkerCrashedError, OutOfMemoryError) as failure:

@@ -6,41 +6,61 @@ image. Then it looks once a second whether the node is up. It has no settings fo
 of its own are exchanged while it runs; what another version of Ray lacks stays as it is there.
 """
 
+import inspect
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+import ray
 from ray._private import services, utils
 from ray._private.node import Node
 from ray._raylet import GcsClient  # pyright: ignore[reportAttributeAccessIssue]
+
+Exchange = tuple[Any, str, Any]
+"""an owner, the name of its attribute, and what that is to be"""
 
 POLL_S = 0.02
 MAX_WAIT_S = 30.0
 """for the node, after which Ray waits in its own way, and says what is wrong"""
 
 
+_sessions: set[str] = set()
+"""of this process, that were started lean"""
+
+
 @contextmanager
 def lean_start() -> Iterator[None]:
     """A `ray.init` in the block starts what runs tasks, and nothing else."""
-    wanted: list[tuple[Any, str, Callable[..., Any]]] = [
+    wanted: list[Exchange] = [
         (Node, "start_monitor", lambda node: None),
         (Node, "start_log_monitor", lambda node: None),
         (services, "start_api_server", lambda *args, **named: ("", None)),
         (utils, "get_dashboard_dependency_error", lambda: ImportError("left out")),
         (services, "get_node", _once_it_is_up(getattr(services, "get_node", None))),
     ]
-    usual = [
-        (owner, name, getattr(owner, name)) for owner, name, _ in wanted if hasattr(owner, name)
-    ]
+    with exchanged(wanted):
+        yield
+    _sessions.add(ray.get_runtime_context().get_session_name())
+
+
+def is_lean() -> bool:
+    """Whether the Ray that runs was started lean, by this process."""
+    return ray.get_runtime_context().get_session_name() in _sessions
+
+
+@contextmanager
+def exchanged(wanted: Iterable[Exchange]) -> Iterator[None]:
+    """Attributes are others in the block; those that an owner lacks stay so."""
+    there = [(owner, name, new) for owner, name, new in wanted if hasattr(owner, name)]
+    usual = [(owner, name, inspect.getattr_static(owner, name)) for owner, name, _ in there]
     try:
-        for owner, name, function in wanted:
-            if hasattr(owner, name):
-                setattr(owner, name, function)
+        for owner, name, new in there:
+            setattr(owner, name, new)
         yield
     finally:
-        for owner, name, function in usual:
-            setattr(owner, name, function)
+        for owner, name, old in usual:
+            setattr(owner, name, old)
 
 
 def _once_it_is_up(get_node: Any) -> Callable[[str, str], Any]:
