@@ -23,8 +23,6 @@ Exchange = tuple[Any, str, Any]
 POLL_S = 0.02
 MAX_WAIT_S = 30.0
 """for the node, after which Ray waits in its own way, and says what is wrong"""
-
-
 _sessions: set[str] = set()
 """of this process, that were started lean"""
 

@@ -10,7 +10,6 @@ import importlib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
-from uuid import uuid4
 
 import ray
 
@@ -24,16 +23,11 @@ def lean_data() -> Iterator[None]:
     """Datasets that run in the block have the actors of their pools, and no others."""
     manager = _found("stats", "_StatsManager")
     pools = _found("execution.operators.actor_pool_map_operator")
+    untold = staticmethod(lambda *args, **named: None)
     wanted: list[Exchange] = [
-        (manager, "gen_dataset_id_from_stats_actor", staticmethod(lambda: uuid4().hex)),
-        *(
-            (manager, name, staticmethod(lambda *args, **named: None))
-            for name in (
-                "register_dataset_to_stats_actor",
-                "update_execution_metrics",
-                "update_iteration_metrics",
-            )
-        ),
+        (manager, "register_dataset_to_stats_actor", untold),
+        (manager, "update_execution_metrics", untold),
+        (manager, "update_iteration_metrics", untold),
         (pools, "get_or_create_actor_location_tracker", NoTracker),
         (pools, "get_actor_locations", lambda actors: {}),  # they stay on the node they began on
     ]
