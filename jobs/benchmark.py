@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import tyro
 
-from jobs.pictures.bulk_config import PipelineConfig
+from jobs.pictures.bulk_config import PipelineConfig, decide_resources
 from jobs.pictures.classification import PASSES_PER_CALL, make_work
 from jobs.pictures.network import choose_network, facts, make_request, sample_for
 from jobs.pictures.opening import open_source
@@ -33,7 +33,7 @@ from jobs.runtime.ceilings.limits import Ceiling, Outcome, steady_rate
 from jobs.runtime.command import run_command
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report import ceilings as report
-from jobs.runtime.resources import decide_engine, joins_cluster, local_cpus
+from jobs.runtime.resources import joins_cluster, local_cpus
 from jobs.runtime.run import Run
 from jobs.runtime.sources import MOST_ROWS
 from jobs.runtime.sources.origin import Source
@@ -41,7 +41,8 @@ from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.trial import SampleSource, call_once, sample_of
 from vision_ops.card import check_names
 from vision_ops.decode import DecodeConfig
-from vision_ops.decoders import make_decoder
+from vision_ops.decoders import Decoder, make_decoder
+from vision_ops.inputs import Inputs
 from vision_ops.operators.classify import ClassifierConfig
 from vision_ops.precision import PASS_SIZE
 from vision_ops.precision.choose import (
@@ -95,7 +96,7 @@ def main(config: Config) -> Run:
     origin = open_source(finer(config), storage, config.decode, weights.card.preprocess)
     with begin(config.out) as run, begin(run.path("pipeline", now)) as pipeline:
         plan = make_plan(origin, pipeline)
-        config = replace(config, resources=decide_engine(config.resources, plan.rows))
+        config = replace(config, resources=decide_resources(config, plan.rows))
         outcome = measure(config, weights, pipeline, plan)
         pipeline.note(status="done")
         run.laps.update(pipeline.laps)
@@ -136,10 +137,7 @@ def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:
     alone = partial(call_once, resources=config.resources, files={})
     logger.info("reading and decoding alone")
     preprocess = weights.card.preprocess
-    decoders = {
-        mode: make_decoder(replace(config.decode, mode=mode), preprocess)
-        for mode in ("fast", "exact")
-    }
+    decoders = decoders_of(config.decode, preprocess, machine.gpus)
     used, seconds, cpus = config.decode.mode, config.seconds, machine.cpus
     sampled = alone(lambda _: stages.reading(source, decoders, used, seconds, cpus))
     run.lap("reading and decoding alone")
@@ -178,6 +176,18 @@ def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:
         wall_s=wall_s,
         price_per_hour=config.price_per_hour,
     )
+
+
+def decoders_of(decode: DecodeConfig, preprocess: Inputs, gpus: int) -> dict[str, Decoder]:
+    """Those of all modes that can be had."""
+    modes = ("fast", "exact")
+    decoders = {mode: make_decoder(replace(decode, mode=mode), preprocess) for mode in modes}
+    try:
+        if gpus or decode.mode == "cuda":
+            decoders["cuda"] = make_decoder(replace(decode, mode="cuda"), preprocess)
+    except ValueError as missing:
+        logger.info("%s", missing)
+    return decoders
 
 
 def networks(

@@ -19,7 +19,7 @@ from functools import partial
 
 import tyro
 
-from jobs.pictures.bulk_config import BulkConfig
+from jobs.pictures.bulk_config import BulkConfig, decide_resources
 from jobs.pictures.classification import make_work
 from jobs.pictures.network import choose_network, facts, make_request, recalled
 from jobs.pictures.opening import open_source
@@ -29,7 +29,6 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_thumbnails
-from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
@@ -72,7 +71,7 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
-        config = replace(config, resources=decide_engine(config.resources, plan.rows))
+        config = replace(config, resources=decide_resources(config, plan.rows))
         op = config.op
         if op.precision == "auto" and 0 <= plan.rows < FEW_ROWS:
             op = replace(op, precision="fp32")

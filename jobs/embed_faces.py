@@ -24,7 +24,7 @@ from functools import partial
 
 import tyro
 
-from jobs.pictures.bulk_config import BulkConfig
+from jobs.pictures.bulk_config import BulkConfig, decide_resources
 from jobs.pictures.faces.embedding import cut_out, inputs_of, make_work, request_of
 from jobs.pictures.localization import REPORT_PX, draw
 from jobs.pictures.network import choose_network, facts, recalled
@@ -35,7 +35,6 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import faces as report
 from jobs.runtime.reread import read_images
-from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
@@ -89,7 +88,7 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
-        resources = decide_engine(config.resources, plan.rows)
+        resources = decide_resources(config, plan.rows)
         if config.op.finding != "none" and resources.placement == "auto":
             resources = replace(resources, placement="together")  # megabytes a picture stay here
         request = request_of(embedder)

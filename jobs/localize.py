@@ -20,7 +20,7 @@ from functools import partial
 
 import tyro
 
-from jobs.pictures.bulk_config import BulkConfig
+from jobs.pictures.bulk_config import BulkConfig, decide_resources
 from jobs.pictures.localization import REPORT_PX, draw, make_work, rows_of, shown
 from jobs.pictures.network import facts
 from jobs.pictures.opening import open_source
@@ -30,7 +30,6 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import bulk as bulk_report
 from jobs.runtime.reread import read_images
-from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
@@ -73,7 +72,7 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
-        resources = decide_engine(config.resources, plan.rows)
+        resources = decide_resources(config, plan.rows)
         work = make_work(
             config.op, method, config.decode, resources, weights, overlays=config.overlays
         )

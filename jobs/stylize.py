@@ -29,7 +29,7 @@ from pathlib import Path
 
 import tyro
 
-from jobs.pictures.bulk_config import BulkConfig
+from jobs.pictures.bulk_config import BulkConfig, decide_resources
 from jobs.pictures.network import facts
 from jobs.pictures.opening import open_source
 from jobs.pictures.stylizing import Format, StyleFiles, make_work, side_by_side, with_insets
@@ -40,7 +40,6 @@ from jobs.runtime.dry_run import describe
 from jobs.runtime.plan import make_plan
 from jobs.runtime.report import pictures as report
 from jobs.runtime.reread import read_images
-from jobs.runtime.resources import decide_engine
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Source
 from jobs.runtime.storage import Storage, absolute
@@ -123,7 +122,7 @@ def main(config: Config) -> Run:
     )
     with opened as run:
         plan = make_plan(origin, run, retry_failed=config.retry_failed, write=not config.dry_run)
-        resources = decide_engine(config.resources, plan.rows)
+        resources = decide_resources(config, plan.rows)
         if resources.placement == "auto":
             resources = replace(resources, placement="together")  # megabytes a picture stay here
         work = make_work(

@@ -1,10 +1,11 @@
 """What every bulk job is asked for, and every job that runs one."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from jobs.runtime.resources import Resources
+from jobs.runtime.resources import Resources, decide_engine, joins_cluster
 from jobs.runtime.storage import StorageConfig
 from vision_ops.decode import DecodeConfig
+from vision_ops.precision.verdicts import has_gpu
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,3 +30,23 @@ class BulkConfig(PipelineConfig):
     """do again the slices that hold failed rows"""
     dry_run: bool = False
     """say what would be done, and leave nothing; some inputs or steps may be timed"""
+
+
+def decide_resources(config: PipelineConfig, rows: int) -> Resources:
+    """With the engine decided, and where pictures are decoded, for a plan of so many rows.
+
+    Raises ValueError where they are to be decoded on GPUs and cannot be.
+    """
+    resources = decide_engine(config.resources, rows)
+    if config.decode.mode != "cuda":
+        return resources
+    if resources.placement == "apart":
+        raise ValueError(
+            "resources.placement apart: with decode.mode cuda the actor that has the GPU decodes"
+        )
+    if not resources.gpus_per_actor:
+        raise ValueError("resources.gpus_per_actor 0: decode.mode cuda decodes on GPUs")
+    here = resources.engine == "inline" or not joins_cluster()
+    if here and not has_gpu():
+        raise ValueError("decode.mode cuda: there is no GPU here; fast and exact need none")
+    return replace(resources, placement="together")

@@ -109,6 +109,8 @@ def read_data(
 
 def plan_source(run: Run, request: TrainingJobConfig, name: str, *, write: bool = True) -> Plan:
     """The slices of a source, the same in each attempt: a training does not change its data."""
+    if request.decode.mode == "cuda":
+        raise ValueError("decode.mode cuda: a training decodes once, on CPUs; fast or exact")
     source = request.data if name == "data" else request.validation
     origin = open_source(source, run.storage, request.decode, request.model.preprocess)
     return make_plan(origin, run, may_grow=False, write=write)

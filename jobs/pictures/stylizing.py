@@ -17,6 +17,7 @@ from jobs.runtime.storage import Storage, absolute
 from jobs.runtime.work import Work
 from vision_ops.card import sha256_file
 from vision_ops.decode import DecodeConfig, DecodeWhole, UnreadableImageError, read_rgb
+from vision_ops.decoders import picture_decoder
 from vision_ops.operators.stylize import LEAST_PX, LOSSES, StylizeConfig, make_stylizer
 from vision_ops.weights import Resolved
 
@@ -93,7 +94,7 @@ def make_work(
     ]
     write = partial(encoded, format=format, quality=quality)
     return Work(
-        decoder=DecodeWhole(decode, op.canvas(), LEAST_PX),
+        decoder=picture_decoder(DecodeWhole(decode, op.canvas(), LEAST_PX)),
         operator=partial(make_stylizer, styles),
         config=op,
         columns=pa.schema(fields),

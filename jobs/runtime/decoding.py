@@ -18,10 +18,11 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from itertools import chain
+from functools import partial
+from itertools import accumulate, chain
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 
@@ -64,6 +65,22 @@ class Decoder(Protocol):
 
     def __call__(self, data: bytes, out: np.ndarray) -> str:
         """Decode into `out`; returns "" or why it could not. Raises nothing for bad bytes."""
+        ...
+
+
+@runtime_checkable
+class DecodesMany(Protocol):
+    """A decoder that is at its best with several images at once: on a GPU."""
+
+    num_together: int
+    """images that are best decoded at once"""
+
+    def open(self) -> None:
+        """Make ready, once a process. Raises RuntimeError where its device is missing."""
+        ...
+
+    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[str, tuple[int, ...]]]:
+        """What `Decoder` does for each: its answer, and the extent."""
         ...
 
 
@@ -327,11 +344,16 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
     """The child: decode what the parent sends, until the pipe closes.
 
     It answers with a reason, the seconds it took and the extent per image, of many at a time. An
-    image that takes `last_s` ends it: a parent that is alive would have done so before.
+    image that takes `last_s` ends it: a parent that is alive would have done so before. What is
+    decoded together counts as one; after a death nothing is.
     """
     mark = Shared(handles[0]).at_least(MARK.size)
     slots = [(Shared(handles[i]), Shared(handles[i + 1])) for i in range(1, len(handles), 2)]
     decoder: Decoder = pickle.loads(pipe.recv_bytes())
+    many, num_together = partial(_alone, decoder), 1
+    if isinstance(decoder, DecodesMany):
+        decoder.open()
+        many, num_together = decoder.many, decoder.num_together
     pipe.send("ready")
     while True:
         try:
@@ -340,19 +362,21 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
             return
         memory = slots[slot][0].at_least(sum(sizes))
         pixels = slots[slot][1].array(len(sizes), decoder)
-        offset = sum(sizes[:first])
+        offsets = [0, *accumulate(sizes)]
         answers: list[tuple[str, float, tuple[int, ...]]] = []
         answered = time.monotonic()
-        for index in range(first, len(sizes)):
-            data = memory[offset : offset + sizes[index]]
-            offset += sizes[index]
+        step = num_together if answer_every_s else 1
+        for index in range(first, len(sizes), step):
+            group = range(index, min(index + step, len(sizes)))
+            files = [memory[offsets[k] : offsets[k + 1]] for k in group]
             start = time.monotonic()
             MARK.pack_into(mark, 0, number, index, start)
             signal.setitimer(signal.ITIMER_REAL, last_s)
-            reason = decoder(data, pixels[index])
+            found = many(files, pixels[index : group.stop])
             end = time.monotonic()
-            answers.append((reason, end - start, () if reason else tuple(decoder.extent)))
-            if index + 1 < len(sizes) and end - answered < answer_every_s:
+            each_s = (end - start) / len(group)
+            answers += [(reason, each_s, extent) for reason, extent in found]
+            if group.stop < len(sizes) and end - answered < answer_every_s:
                 continue
             signal.setitimer(signal.ITIMER_REAL, 0)
             try:
@@ -360,6 +384,14 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
             except BrokenPipeError:
                 return
             answers, answered = [], end
+
+
+def _alone(
+    decoder: Decoder, files: Sequence[bytes], out: np.ndarray
+) -> list[tuple[str, tuple[int, ...]]]:
+    """`DecodesMany.many` of one file."""
+    reason = decoder(files[0], out[0])
+    return [(reason, () if reason else tuple(decoder.extent))]
 
 
 def _main() -> None:

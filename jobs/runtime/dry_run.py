@@ -8,6 +8,7 @@ from contextlib import closing
 from dataclasses import replace
 from itertools import islice
 
+from jobs.runtime.decoding import DecodesMany
 from jobs.runtime.drawn import NoPictures
 from jobs.runtime.plan import Plan, total_rows
 from jobs.runtime.progress import clock, rate_text
@@ -69,6 +70,11 @@ def _estimate(run: Run, plan: Plan, work: Work, resources: Resources) -> str:
     """Time to go, from reading, decoding and inferring the first rows here."""
     if not plan.todo:
         return "nothing to do"
+    if isinstance(work.decoder, DecodesMany):
+        try:
+            work.decoder.open()
+        except RuntimeError as missing:
+            return f"none here: {missing}"
     size = min(work.batch_size, MAX_BATCH_ROWS)
     args = make_reader_args(plan, work, resources)
     reader = SliceReader(replace(args, batch_size=size))

@@ -113,6 +113,24 @@ def test_on_gpus_the_slowest_stage_is_the_ceiling():
     assert found.share == pytest.approx(0.8)
 
 
+def test_decoding_on_gpus_grows_with_these_and_cores_are_judged_by_the_fast_mode():
+    on_gpu = [
+        *ceilings(forward_rate=2000.0, forward_core_ms=0.0),
+        Ceiling(stage="decode", name="cuda", how="1", rate=3000, core_ms=0.33, on_gpu=True),
+        Ceiling(
+            stage="decode", name="cuda", how="2", workers=2, rate=5000, core_ms=0.4, on_gpu=True
+        ),
+    ]
+    by_cpus = outcome(Machine(cpus=4, gpus=3), on_gpu, rate=2400.0)
+    by_gpus = replace(by_cpus, mode="cuda")
+    assert (by_cpus.limits.decode, by_gpus.limits.decode) == (800, 15_000)
+    assert (by_cpus.limits.forward, by_gpus.limits.forward) == (6000, 6000)
+    assert (by_cpus.decodes_on_gpus, by_gpus.decodes_on_gpus) == (False, True)
+    assert (by_gpus.core_mode, by_gpus.decode_per_core) == ("fast", pytest.approx(200))
+    page = text_of(by_gpus)
+    assert "cuda" in page
+
+
 def test_the_slowest_of_reading_and_writing_bounds_a_fast_computation():
     slow = Limits(fetch=50, decode=1000, forward=1000, write=40, shared=True)
     assert (slow.compute, slow.ceiling, slow.bound) == (500, 40, "write")

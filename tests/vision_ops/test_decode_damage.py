@@ -21,6 +21,7 @@ from vision_ops.decode import (
     read_rgb,
     thumbnail,
 )
+from vision_ops.decode.gpu import DecodeOnGpu
 from vision_ops.preprocess import Preprocess
 
 
@@ -46,7 +47,18 @@ def decode(data: bytes, config: DecodeConfig | None = None) -> tuple[np.ndarray,
         fast, found = decode_to(size_px, data, replace(exact, mode="fast"))
         assert found == reason
         assert not reason or (fast == 7).all()
+    for found, there in by_gpu(data, exact):  # of damage inside a scan only libjpeg-turbo tells
+        assert found == reason or (not found and reason.startswith("corrupt JPEG"))
+        assert not found or (there == 7).all()
     return out, reason
+
+
+def by_gpu(data: bytes, config: DecodeConfig) -> list[tuple[str, np.ndarray]]:
+    """The road of JPEGs to a GPU, two together, here without one."""
+    usual = Decode(replace(config, mode="cuda"), Preprocess(height_px=32, width_px=32))
+    out = np.full((2, 32, 32, 3), 7, np.uint8)
+    answers = DecodeOnGpu(usual, "cpu").many([data, data], out)
+    return [(reason, there) for (reason, _), there in zip(answers, out, strict=True)]
 
 
 def decode_to(size_px: int, data: bytes, config: DecodeConfig) -> tuple[np.ndarray, str]:
@@ -148,7 +160,7 @@ def test_decode_config_refuses_the_impossible(field, value):
 
 
 def test_decode_config_refuses_an_unknown_mode():
-    with pytest.raises(ValueError, match="mode 'quick': must be fast or exact"):
+    with pytest.raises(ValueError, match="mode 'quick': must be fast, exact or cuda"):
         DecodeConfig(mode="quick")  # pyright: ignore[reportArgumentType]
 
 

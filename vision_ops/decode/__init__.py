@@ -8,7 +8,8 @@ on request an embedded ICC profile is applied unless it is sRGB already or broke
 
 How: exact is bit for bit what PIL and torchvision give. Fast, the default, resizes nothing but what
 the crop shows, and decodes a JPEG at 1/2, 1/4 or 1/8 where that leaves twice the size it is resized
-to. (libjpeg-turbo's fast DCT and fast upsampling gain 3 % and are left alone.)
+to. (libjpeg-turbo's fast DCT and fast upsampling gain 3 % and are left alone.) Cuda is fast for all
+but JPEGs, which `vision_ops.decode.gpu` takes.
 
 What is refused, by both alike: a picture of which data is missing or invalid. JPEG is decoded by
 libjpeg-turbo as by PIL, but with the library's warnings taken seriously: PIL and torchvision drop
@@ -53,6 +54,7 @@ __all__ = [
     "DecodeConfig",
     "DecodeWhole",
     "UnreadableImageError",
+    "opened_jpeg",
     "read_rgb",
     "thumbnail",
 ]
@@ -69,16 +71,16 @@ class DecodeConfig:
     apply_icc: bool = False
     """convert colours by the file's ICC profile to sRGB; off, because published networks learnt
     from pixels as they are stored, which is what PIL and torchvision give"""
-    mode: Literal["fast", "exact"] = "fast"
+    mode: Literal["fast", "exact", "cuda"] = "fast"
     """exact: bit for bit PIL's and torchvision's pixels; fast: within 1 level of them, for large
-    JPEGs at a PSNR of 38 dB or more"""
+    JPEGs at a PSNR of 38 dB or more; cuda: JPEGs by nvJPEG, on the GPU of the actor"""
 
     def __post_init__(self) -> None:
         for name in ("max_megapixels", "max_megabytes"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"{name} {getattr(self, name)}: must be above 0")
-        if self.mode not in ("fast", "exact"):
-            raise ValueError(f"mode {self.mode!r}: must be fast or exact")
+        if self.mode not in ("fast", "exact", "cuda"):
+            raise ValueError(f"mode {self.mode!r}: must be fast, exact or cuda")
 
 
 class Decode:
@@ -103,7 +105,7 @@ class Decode:
         290 ms for 12 megapixels.
         """
         config, preprocess = self.config, self.preprocess
-        fast = config.mode == "fast"
+        fast = config.mode != "exact"
 
         def fitted(stored: _Stored) -> Image.Image:
             if fast:
@@ -158,7 +160,7 @@ class DecodeWhole:
             seen = (left, top, left + across, top + down)
             return image.resize((width, height), Image.Resampling.BILINEAR, box=seen)
 
-        least_side_px = 2 * self.canvas.longest_px if self.config.mode == "fast" else 0
+        least_side_px = 2 * self.canvas.longest_px if self.config.mode != "exact" else 0
         reason, self.extent = _decode(data, self.config, least_side_px, fitted, out)
         return reason
 
@@ -192,6 +194,17 @@ def read_rgb(data: bytes, max_megapixels: float = 100.0, apply_icc: bool = True)
     """
     stored = _read(data, max_megapixels, apply_icc)
     return to_srgb(stored.upright(), stored.profile)
+
+
+def opened_jpeg(data: bytes, config: DecodeConfig) -> ImageFile | None:
+    """The header of a JPEG that may be decoded; None for any other file, with whatever is wrong."""
+    try:
+        if len(data) > config.max_megabytes * 1e6 or kind_of(data) != "JPEG":
+            return None
+        with _undisturbed():
+            return _open("JPEG", data, config.max_megapixels)[1]
+    except (MemoryError, *PILLOW_ERRORS):
+        return None
 
 
 def thumbnail(data: bytes, size_px: int = 96) -> bytes:

@@ -47,6 +47,8 @@ class Ceiling:
     """images/s of all workers together"""
     core_ms: float = 0.0
     """CPU time of an image; 0: not meaningful (on a GPU)"""
+    on_gpu: bool = False
+    """pictures are decoded on one GPU: more of these do more, more cores do not"""
     megabytes_per_s: float = 0.0
     parts_per_s: float = 0.0
     agreement: float = -1.0
@@ -111,17 +113,16 @@ def limits(machine: Machine, ceilings: Sequence[Ceiling]) -> Limits:
     """What the whole machine allows, from the cheapest way of each stage among `ceilings`.
 
     These must all be of the same decode mode and the same network. CPU stages scale with the cores,
-    reading and writing with the nodes, a network on GPUs with the GPUs.
+    reading and writing with the nodes, a network on GPUs and decoding on GPUs with the GPUs.
     """
 
     def best(stage: Stage) -> float:
         of_stage = [c for c in ceilings if c.stage == stage]
-        if stage in ("fetch", "write") or (stage == "forward" and machine.gpus):
-            times = machine.gpus if stage == "forward" else machine.nodes
+        on_gpus = (stage == "forward" and machine.gpus) or any(c.on_gpu for c in of_stage)
+        if stage in ("fetch", "write") or on_gpus:
+            times = machine.gpus if on_gpus else machine.nodes
             return times * max(c.rate for c in of_stage)
-        all_cores = max(c.workers * c.threads for c in of_stage)
-        full = [c.core_ms for c in of_stage if c.workers * c.threads == all_cores]
-        return machine.cpus * 1e3 / min(full)
+        return machine.cpus * _per_core(of_stage)
 
     return Limits(
         fetch=best("fetch"),
@@ -130,6 +131,12 @@ def limits(machine: Machine, ceilings: Sequence[Ceiling]) -> Limits:
         write=best("write"),
         shared=not machine.gpus,
     )
+
+
+def _per_core(ceilings: Sequence[Ceiling]) -> float:
+    """Images/s of one core while all are at it, in the cheapest way."""
+    all_cores = max(c.workers * c.threads for c in ceilings)
+    return 1e3 / min(c.core_ms for c in ceilings if c.workers * c.threads == all_cores)
 
 
 def cores_per_gpu(decode_per_core: float, forward_per_gpu: float) -> float:
@@ -190,9 +197,20 @@ class Outcome:
         return self.rate / self.limits.ceiling
 
     @property
+    def decodes_on_gpus(self) -> bool:
+        """Whether the run's pictures are decoded there."""
+        return any(c.on_gpu for c in self.own)
+
+    @property
+    def core_mode(self) -> str:
+        """Decode mode by which cores are judged: the run's, or fast where that wants none."""
+        return "fast" if self.decodes_on_gpus else self.mode
+
+    @property
     def decode_per_core(self) -> float:
-        """Images/s."""
-        return self.limits.decode / self.machine.cpus
+        """Images/s that a core decodes in `core_mode`."""
+        decoding = [c for c in self.ceilings if c.stage == "decode" and not c.refused]
+        return _per_core([c for c in decoding if c.name == self.core_mode])
 
     @property
     def bound(self) -> str:

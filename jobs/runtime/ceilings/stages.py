@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from jobs.runtime.ceilings.limits import Ceiling, Machine, Part
-from jobs.runtime.decoding import NUM_SLOTS, Decoder, GuardedDecoder
+from jobs.runtime.decoding import NUM_SLOTS, Decoder, DecodesMany, GuardedDecoder
 from jobs.runtime.plan import Plan, load_files
 from jobs.runtime.resources import Resources, local_cpus
 from jobs.runtime.run import Run
@@ -33,6 +33,8 @@ BATCH_ROWS = 32
 MAX_SAMPLE_MB = 256.0
 CALLS_PER_CORE = 2
 """slices that an actor of one core works on at once: as many are read side by side"""
+DECODERS_PER_GPU = 2
+"""processes that decode for an actor that has a GPU: one for each slice that it works on"""
 
 
 def machine_of(resources: Resources, num_gpus: Callable[[], int]) -> Machine:
@@ -114,9 +116,10 @@ def reading(
     cores = min(num_cpus, len(os.sched_getaffinity(0)))
     ceilings = [fetch(source, seconds, readers) for readers in (1, CALLS_PER_CORE * cores)]
     for name, decoder in decoders.items():
+        most = DECODERS_PER_GPU if isinstance(decoder, DecodesMany) else cores
         ceilings += [
             decode(decoder, name, good, seconds, children, source.timeout_s)
-            for children in dict.fromkeys((1, cores))
+            for children in dict.fromkeys((1, most))
         ]
     return Sampled(ceilings=ceilings, rows=rows, causes=dict(causes))
 
@@ -200,8 +203,9 @@ def decode(
     timeout_s: float,
 ) -> Ceiling:
     """Images through as many decoder processes, two batches in flight at each as in a run."""
-    starts = range(0, len(blobs), BATCH_ROWS)
-    batches = [blobs[start : start + BATCH_ROWS] for start in starts]
+    on_gpu = isinstance(decoder, DecodesMany)
+    size = decoder.num_together if on_gpu else BATCH_ROWS
+    batches = [blobs[start : start + size] for start in range(0, len(blobs), size)]
     with ExitStack() as stack:
         guards = [GuardedDecoder(decoder, timeout_s) for _ in range(children)]
         for guard in guards:
@@ -218,6 +222,7 @@ def decode(
         workers=children,
         rate=sum(rates),
         core_ms=1e3 * children / sum(rates),
+        on_gpu=on_gpu,
     )
 
 

@@ -157,7 +157,7 @@ def _time_chart(outcome: Outcome) -> list[Chart]:
     own, cpus = outcome.own, outcome.machine.cpus
     micros: dict[Stage, float] = {
         "fetch": min(c.core_ms for c in own if c.stage == "fetch") * 1e3,
-        "decode": cpus * 1e6 / outcome.limits.decode,
+        "decode": 0.0 if outcome.decodes_on_gpus else 1e6 / outcome.decode_per_core,
         "forward": cpus * 1e6 / outcome.limits.forward if outcome.limits.shared else 0.0,
         "write": min(c.core_ms for c in own if c.stage == "write") * 1e3,
     }
@@ -226,7 +226,7 @@ def _balance(outcome: Outcome) -> Section:
     """Cores that keep GPUs busy."""
     per_core = outcome.decode_per_core
     text = (
-        f"One core decodes {_rate(per_core)} images/s ({outcome.mode}): "
+        f"One core decodes {_rate(per_core)} images/s ({outcome.core_mode}): "
         f"a GPU that infers m images/s wants m / {_rate(per_core)} cores. "
     )
     cores = _cores_per_gpu(outcome)

@@ -4,7 +4,9 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from contextlib import closing
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -66,6 +68,39 @@ def test_an_image_that_hangs_behind_slow_ones_is_the_one_that_is_blamed(guard: G
     assert errors[:3] == ["", "", ""]
     assert errors[3] == "worker hung for 1.5 s and was stopped"
     assert errors[4:] == ["not an image: bad bytes 123", "worker died (exit code 9)", ""]
+
+
+@dataclass(frozen=True)
+class ToyGpu(ToyDecoder):
+    """Decodes four files together; `open` makes ready."""
+
+    num_together: int = 4
+    ready: list[bool] = field(default_factory=list)
+
+    def open(self) -> None:
+        self.ready.append(True)
+
+    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[str, tuple[int, ...]]]:
+        assert self.ready == [True]
+        assert len(files) <= 4
+        reasons = [self(data, place) for data, place in zip(files, out, strict=True)]
+        return [(reason, () if reason else self.extent) for reason in reasons]
+
+
+def test_of_files_that_are_decoded_together_one_that_kills_or_hangs_costs_itself():
+    files = [b"a", b"b", b"kill", b"c", b"d", b"hang", b"bad", b"kill", b"e", b"f", b"g"]
+    with closing(GuardedDecoder(ToyGpu(), timeout_s=1.5)) as guard:
+        guard.submit(files)
+        guard.submit([b"h"] * 6)
+        pixels, errors, extents = guard.result()
+        assert errors[2] == errors[7] == "worker died (exit code 9)"
+        assert errors[5] == "worker hung for 1.5 s and was stopped"
+        assert errors[6] == "not an image: bad bytes 123"
+        good = [k for k, error in enumerate(errors) if not error]
+        assert good == [0, 1, 3, 4, 8, 9, 10]
+        assert [chr(pixels[k, 0, 0, 0]) for k in good] == list("abcdefg")
+        assert [extents[k] for k in good] == [(3, 5)] * 7
+        assert guard.result().errors == [""] * 6
 
 
 def test_a_decoder_killed_from_outside_costs_nothing(guard: GuardedDecoder):
