@@ -17,7 +17,7 @@ from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
 from jobs.runtime.training import TrainingResources
-from tests.benchmarks import agents, clips, navigation_worlds
+from tests.benchmarks import agents, clips, forward, navigation_worlds
 from tests.benchmarks.contenders import Contender, number_of, parse_contender
 from tests.benchmarks.figures import Done, make_figures, note_batch, read_notes, steady_rate
 from tests.benchmarks.photographs import (
@@ -275,3 +275,13 @@ def test_the_plain_loop_beside_agents_acts_and_learns():
     told = agents.run_plain(agents.Config(world=world, steps=3 * agents.BATCH))
     assert told["steps_per_s"] > 0
     assert told["success"] == 1.0
+
+
+def test_a_network_is_timed_beside_a_bare_loop(capsys: pytest.CaptureFixture[str]):
+    forward.main(forward.Config(networks=("mobilefacenet", "residual"), seconds=0.01, rounds=1))
+    _, head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["network", "precision", "pass", "bare", "loop", "Argus", "ratio"]
+    assert {row.split()[0] for row in rows} == {"mobilefacenet", "residual"}
+    for row in rows:
+        bare, argus, ratio = (float(cell.replace(",", "")) for cell in row.split()[-3:])
+        assert min(bare, argus, ratio) > 0

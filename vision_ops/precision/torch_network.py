@@ -105,14 +105,20 @@ class TorchNetwork:
         return logits, features
 
     def _forward(self, part: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-        staged = torch.from_numpy(part if part.flags.writeable else part.copy())
-        if self.device.type == "cuda":  # from pinned memory the copy does not stop this thread
-            staged = staged.pin_memory().to(self.device, non_blocking=True)
-        images = normalize(staged, self.card.preprocess, self.device).to(self.dtype)
+        images = normalize(self._staged(part), self.card.preprocess, self.device).to(self.dtype)
         with torch.backends.cudnn.flags(  # without `enabled` it is switched off
             enabled=True, deterministic=True, benchmark=False, allow_tf32=False
         ):
             return self.both(images)
+
+    def _staged(self, part: np.ndarray) -> torch.Tensor:
+        """Pixels as a tensor; for a GPU copied once here, to memory from which it fetches them."""
+        if self.device.type == "cpu":
+            return torch.from_numpy(part if part.flags.writeable else part.copy())
+        dtype = torch.from_numpy(np.empty(0, part.dtype)).dtype
+        pinned = torch.empty(part.shape, dtype=dtype, pin_memory=True)
+        np.copyto(pinned.numpy(), part)
+        return pinned.to(self.device, non_blocking=True)  # this thread does not wait for it
 
 
 class Both(nn.Module):
