@@ -7,7 +7,9 @@ of its own are exchanged while it runs; what another version of Ray lacks stays 
 """
 
 import inspect
+import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -25,6 +27,11 @@ MAX_WAIT_S = 30.0
 """for the node, after which Ray waits in its own way, and says what is wrong"""
 _sessions: set[str] = set()
 """of this process, that were started lean"""
+_lock = threading.Lock()
+_blocks: Counter[tuple[Any, str]] = Counter()
+"""of `exchanged` that an attribute is in"""
+_usual: dict[tuple[Any, str], Any] = {}
+"""what attributes are that are exchanged now"""
 
 
 @contextmanager
@@ -49,16 +56,26 @@ def is_lean() -> bool:
 
 @contextmanager
 def exchanged(wanted: Iterable[Exchange]) -> Iterator[None]:
-    """Attributes are others in the block; those that an owner lacks stay so."""
+    """Attributes are others in the block; those that an owner lacks stay so.
+
+    Blocks may overlap, in threads too: the first of them exchanges an attribute, the last puts it
+    back.
+    """
     there = [(owner, name, new) for owner, name, new in wanted if hasattr(owner, name)]
-    usual = [(owner, name, inspect.getattr_static(owner, name)) for owner, name, _ in there]
-    try:
+    with _lock:
         for owner, name, new in there:
-            setattr(owner, name, new)
+            if (owner, name) not in _usual:
+                _usual[owner, name] = inspect.getattr_static(owner, name)
+                setattr(owner, name, new)
+            _blocks[owner, name] += 1
+    try:
         yield
     finally:
-        for owner, name, old in usual:
-            setattr(owner, name, old)
+        with _lock:
+            for owner, name, _ in there:
+                _blocks[owner, name] -= 1
+                if not _blocks[owner, name]:
+                    setattr(owner, name, _usual.pop((owner, name)))
 
 
 def _once_it_is_up(get_node: Any) -> Callable[[str, str], Any]:

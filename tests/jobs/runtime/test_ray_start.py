@@ -7,6 +7,8 @@ import sys
 
 import pytest
 
+from jobs.runtime.ray_lean import exchanged
+
 PROGRAM = """
 import json, os, sys
 from pathlib import Path
@@ -55,3 +57,29 @@ def test_a_verbose_start_is_that_of_ray_itself():
     told = start("verbose")
     services = ["dashboard.py", "gcs_server", "log_monitor.py", "monitor.py", "raylet"]
     assert told == {"sum": 5, "restored": True, "services": services}
+
+
+class Owner:
+    @staticmethod
+    def asked() -> str:
+        return "as ever"
+
+
+def test_blocks_that_overlap_leave_all_as_it_was():
+    usual = vars(Owner)["asked"]
+    others = [lambda: "another", lambda: "a third"]
+    first, second = (
+        exchanged([(Owner, "asked", staticmethod(other)), (Owner, "absent", None)])
+        for other in others
+    )
+    with first:
+        second.__enter__()
+        assert Owner.asked() == "another"
+    assert Owner.asked() == "another"
+    second.__exit__(None, None, None)
+    assert vars(Owner)["asked"] is usual
+    assert not hasattr(Owner, "absent")
+    broken = exchanged([(Owner, "asked", None)])
+    with pytest.raises(ValueError, match="inside"), broken:
+        raise ValueError("inside")
+    assert Owner.asked() == "as ever"
