@@ -1,4 +1,4 @@
-"""NumPy's .npy files, read from bytes that nobody vouches for.
+"""Arrays: of .npy files, from bytes that nobody vouches for; and of memory that is read-only.
 
 Light on purpose: decoder processes import it and start without torch.
 """
@@ -71,3 +71,18 @@ def check_finite(values: np.ndarray) -> None:
 
 def _line(wrong: BaseException) -> str:
     return " ".join(str(wrong).split())[:200] or type(wrong).__name__
+
+
+def as_shared(pixels: np.ndarray) -> np.ndarray:
+    """The same memory for a library that writes to none, and copies what is marked read-only.
+
+    A copy where the memory itself may not be written to.
+    """
+    if pixels.flags.writeable:
+        return pixels
+    shared = pixels.view()
+    try:
+        shared.flags.writeable = True
+    except ValueError:
+        return pixels.copy()
+    return shared

@@ -5,6 +5,7 @@ import torch
 from jaxtyping import Float32, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.arrays import as_shared
 from vision_ops.canvas import Canvas
 from vision_ops.clips import ClipPreprocess
 from vision_ops.inputs import Inputs
@@ -24,11 +25,11 @@ def normalize(
 
     Pictures: (pixel / scale - mean) / std in the network's channel order. Signals (B, L, C) and
     volumes (B, D, H, W) were scaled when they were decoded: (B, C, L) and (B, 1, D, H, W). What
-    crosses to the device is of the decoded type. Read-only arrays, as Ray shares them, are copied
-    first, and the input is never written to. Raises ValueError for a Canvas, pairs and Noise.
+    crosses to the device is of the decoded type. The input is never written to. Raises ValueError
+    for a Canvas, pairs and Noise.
     """
     if isinstance(pixels, np.ndarray):
-        pixels = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+        pixels = torch.from_numpy(as_shared(pixels))
     pixels = pixels.to(device)
     if isinstance(preprocess, SignalPreprocess):
         return pixels.float().transpose(1, 2).contiguous()

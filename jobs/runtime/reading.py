@@ -143,7 +143,7 @@ def _with_rows(rows: Sequence[Row], decoded: Decoded) -> DecodedBatch:
         stages.append("read" if row.error else "decode" if reason else "")
         told.append(dataclasses.replace(row, error=row.error or reason))
     good = [i for i, reason in enumerate(reasons) if not reason]
-    kept = pixels if len(good) == len(reasons) else pixels[good]
+    kept = (pixels if len(good) == len(reasons) else pixels[good]).view()
     kept.flags.writeable = False
     sizes = np.array([extents[i] for i in good], np.int32)
     return DecodedBatch(rows=told, stages=stages, pixels=kept, extents=sizes)

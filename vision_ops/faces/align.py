@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Float64, Int, Shaped, UInt8
 from torch import Tensor
 
+from vision_ops.arrays import as_shared
 from vision_ops.device import keep_memory
 from vision_ops.faces import Template
 
@@ -240,13 +241,9 @@ def _numbers(owners: object, num_faces: int) -> Int[Tensor, "N"]:
 
 
 def _tensor(picture: Picture) -> UInt8[Tensor, "_ _ 3"]:
-    """In one piece, and with two pixels along each side at the least: black ones are the border.
-
-    Arrays that Ray shares are read-only, which torch does not take: they are copied.
-    """
+    """In one piece, and with two pixels along each side at the least: black ones are the border."""
     if not isinstance(picture, Tensor):
-        whole = np.ascontiguousarray(picture)
-        picture = torch.from_numpy(whole if whole.flags.writeable else whole.copy())
+        picture = torch.from_numpy(as_shared(np.ascontiguousarray(picture)))
     height, width, _ = picture.shape
     if min(height, width) < 2:
         picture = F.pad(picture, (0, 0, 0, max(0, 2 - width), 0, max(0, 2 - height)))

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float32, UInt8
 from torch import Tensor, nn
 
+from vision_ops.arrays import as_shared
 from vision_ops.preprocess import Channels
 
 Picture = UInt8[np.ndarray, "_ _ 3"]
@@ -97,9 +98,8 @@ def resized(picture: Picture, height: int, width: int) -> UInt8[np.ndarray, "{he
 
 
 def tensor_of(picture: Picture) -> UInt8[Tensor, "H W 3"]:
-    """The same memory as a tensor; read-only arrays, as Ray shares them, are copied."""
-    usable = picture.flags.writeable and min(picture.strides) > 0
-    return torch.from_numpy(picture if usable else picture.copy())
+    """The same memory as a tensor; a copy where that runs backwards or may not be written to."""
+    return torch.from_numpy(as_shared(picture) if min(picture.strides) > 0 else picture.copy())
 
 
 class Normalised(nn.Module):

@@ -24,6 +24,7 @@ import numpy as np
 import openvino as ov
 from openvino import frontend
 
+from vision_ops.arrays import as_shared
 from vision_ops.card import card_to_json, read_card
 from vision_ops.precision import PASS_SIZE, Outputs, Precision, full_passes, num_threads
 from vision_ops.precision.verdicts import has_vnni, last_line
@@ -161,7 +162,7 @@ def compile_network(
 
 def _inferred(caller: _Caller, part: np.ndarray, rows: int) -> Outputs:
     """Of the first rows of a pass."""
-    found = caller.requests[len(part)].infer([part], share_inputs=True)
+    found = caller.requests[len(part)].infer([as_shared(part)], share_inputs=True)
     return found[0][:rows], found[1][:rows]
 
 

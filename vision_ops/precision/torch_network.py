@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
+from vision_ops.arrays import as_shared
 from vision_ops.card import is_onnx
 from vision_ops.checkpoint import load_checkpoint
 from vision_ops.device import keep_memory, pick_device
@@ -114,7 +115,7 @@ class TorchNetwork:
     def _staged(self, part: np.ndarray) -> torch.Tensor:
         """Pixels as a tensor; for a GPU copied once here, to memory from which it fetches them."""
         if self.device.type == "cpu":
-            return torch.from_numpy(part if part.flags.writeable else part.copy())
+            return torch.from_numpy(as_shared(part))
         dtype = torch.from_numpy(np.empty(0, part.dtype)).dtype
         pinned = torch.empty(part.shape, dtype=dtype, pin_memory=True)
         np.copyto(pinned.numpy(), part)

@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
+from vision_ops.arrays import as_shared
 from vision_ops.device import one_thread, pick_device
 from vision_ops.style import Stylised
 from vision_ops.style.gatys_config import TILE_PX, GatysConfig
@@ -243,7 +244,7 @@ def _shares(num_styles: int, weights: Sequence[float]) -> list[float]:
 
 def _to_images(pixels: UInt8[np.ndarray, "B H W 3"], device: torch.device) -> Images:
     """0..255 -> 0..1, channels first."""
-    tensor = torch.from_numpy(pixels if pixels.flags.writeable else pixels.copy())
+    tensor = torch.from_numpy(as_shared(pixels))
     return tensor.to(device).permute(0, 3, 1, 2).float().div(255).contiguous()
 
 

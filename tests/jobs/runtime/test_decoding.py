@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from jobs.runtime.decoding import GuardedDecoder
 from tests.jobs.runtime.toy import ToyDecoder
+from vision_ops.arrays import as_shared
 
 
 @pytest.fixture
@@ -37,6 +38,7 @@ def test_a_file_that_kills_the_decoder_costs_itself_and_no_other(guard: GuardedD
     ]
     assert pixels[[0, 2], 0, 0, 0].tolist() == [ord("a"), ord("b")]
     assert not pixels.flags.writeable
+    assert np.shares_memory(as_shared(pixels), pixels)
     assert guard.result()[0][0, 0, 0, 0] == ord("c")
 
 
@@ -213,6 +215,7 @@ ORPHAN = """
 import time
 from jobs.runtime.decoding import GuardedDecoder
 from tests.jobs.runtime.toy import ToyDecoder
+from vision_ops.arrays import as_shared
 
 guard = GuardedDecoder(ToyDecoder(), timeout_s=1)
 guard.submit([b"a", b"hang"])
