@@ -196,7 +196,8 @@ class DecodeOnGpu:
         from torchvision.transforms.v2 import functional as transforms
 
         swapped, *mirrored = MIRRORED[turn]
-        image = image.flip([axis for axis, each in enumerate(mirrored, start=1) if each])
+        if axes := [axis for axis, each in enumerate(mirrored, start=1) if each]:
+            image = image.flip(axes)
         image = image.transpose(1, 2) if swapped else image
         height, width = image.shape[1:]
         if isinstance(self.usual, DecodeWhole):
