@@ -49,4 +49,7 @@ def decide_resources(config: PipelineConfig, rows: int) -> Resources:
     here = resources.engine == "inline" or not joins_cluster()
     if here and not has_gpu():
         raise ValueError("decode.mode cuda: there is no GPU here; fast and exact need none")
-    return replace(resources, placement="together")
+    actors = resources.actors
+    if resources.engine == "inline":  # each slice at a time would have a decoder on this GPU
+        actors = actors or 1
+    return replace(resources, placement="together", actors=actors)

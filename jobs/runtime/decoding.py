@@ -18,7 +18,6 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
-from functools import partial
 from itertools import accumulate, chain
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -34,6 +33,8 @@ SHARED_ROOM = 1 << 30
 START_TIMEOUT_S = 120.0
 NUM_STARTS = 3
 """of a child that is killed while it starts, for want of memory perhaps"""
+LEAVE_S = 10.0
+"""for a child to end by itself, once its pipe is closed"""
 ANSWER_EVERY_S = 0.5
 """work that a child's death may cost: it answers for a batch as a whole, or after so long"""
 MARK = struct.Struct("=qqd")
@@ -75,12 +76,17 @@ class DecodesMany(Protocol):
     num_together: int
     """images that are best decoded at once"""
 
+    @property
+    def usual(self) -> Decoder:
+        """Decodes what is left, image by image; and all, once something ended the process."""
+        ...
+
     def open(self) -> None:
         """Make ready, once a process. Raises RuntimeError where its device is missing."""
         ...
 
-    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[str, tuple[int, ...]]]:
-        """What `Decoder` does for each: its answer, and the extent."""
+    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[int, ...] | None]:
+        """Decode into `out`; returns the extent of each image, None where it is left."""
         ...
 
 
@@ -190,6 +196,8 @@ class GuardedDecoder:
         """seconds that children spent on images so far"""
         self.child: subprocess.Popen[bytes] | None = None
         self.pipe: Connection | None = None
+        self.is_hung = False
+        """whether the child was waited for in vain"""
 
     def submit(self, blobs: Sequence[bytes]) -> None:
         """Give a batch to the child; at most two may be under way."""
@@ -273,6 +281,7 @@ class GuardedDecoder:
                 index, start = self._begun()
                 patience = start + self.timeout_s - time.monotonic()
                 if index < 0 or patience <= 0:
+                    self.is_hung = True
                     return []
             return [Answer(*answer) for answer in self.pipe.recv()]
         except (EOFError, OSError):  # it may die in the middle of a message
@@ -291,12 +300,17 @@ class GuardedDecoder:
             self.pipe = None
         if child is None:
             return "worker died"
-        try:
-            code = child.wait(timeout=0.5)
-        except subprocess.TimeoutExpired:
+        if self.is_hung:
             child.kill()
-            child.wait()
+        with suppress(subprocess.TimeoutExpired):  # torch and a GPU take a while to end
+            child.wait(LEAVE_S)
+        if self.is_hung:
             return f"worker hung for {self.timeout_s:g} s and was stopped"
+        if child.returncode is None:
+            child.kill()
+            with suppress(subprocess.TimeoutExpired):  # a driver may hold it for ever
+                child.wait(LEAVE_S)
+        code = -signal.SIGKILL if child.returncode is None else child.returncode
         name = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return f"worker died ({name})"
 
@@ -326,10 +340,11 @@ class GuardedDecoder:
                 start_new_session=True,  # Ctrl-C is the parent's to handle
             )
             theirs.close()
-            self.pipe = ours
+            self.pipe, self.is_hung = ours, False
             try:
                 ours.send_bytes(pickle.dumps(self.decoder))
-                ready = ours.poll(START_TIMEOUT_S) and ours.recv() == "ready"
+                self.is_hung = not ours.poll(START_TIMEOUT_S)
+                ready = not self.is_hung and ours.recv() == "ready"
             except (EOFError, ConnectionError):
                 ready = False
             if ready:
@@ -345,15 +360,15 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
 
     It answers with a reason, the seconds it took and the extent per image, of many at a time. An
     image that takes `last_s` ends it: a parent that is alive would have done so before. What is
-    decoded together counts as one; after a death nothing is.
+    decoded together counts as one; after a death nothing of that batch is.
     """
     mark = Shared(handles[0]).at_least(MARK.size)
     slots = [(Shared(handles[i]), Shared(handles[i + 1])) for i in range(1, len(handles), 2)]
     decoder: Decoder = pickle.loads(pipe.recv_bytes())
-    many, num_together = partial(_alone, decoder), 1
-    if isinstance(decoder, DecodesMany):
-        decoder.open()
-        many, num_together = decoder.many, decoder.num_together
+    together = decoder if isinstance(decoder, DecodesMany) else None
+    if together:
+        together.open()
+        decoder = together.usual
     pipe.send("ready")
     while True:
         try:
@@ -365,18 +380,27 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
         offsets = [0, *accumulate(sizes)]
         answers: list[tuple[str, float, tuple[int, ...]]] = []
         answered = time.monotonic()
-        step = num_together if answer_every_s else 1
-        for index in range(first, len(sizes), step):
-            group = range(index, min(index + step, len(sizes)))
-            files = [memory[offsets[k] : offsets[k + 1]] for k in group]
+        done: dict[int, tuple[float, tuple[int, ...]]] = {}  # of a group
+        for index in range(first, len(sizes)):
             start = time.monotonic()
             MARK.pack_into(mark, 0, number, index, start)
             signal.setitimer(signal.ITIMER_REAL, last_s)
-            found = many(files, pixels[index : group.stop])
-            end = time.monotonic()
-            each_s = (end - start) / len(group)
-            answers += [(reason, each_s, extent) for reason, extent in found]
-            if group.stop < len(sizes) and end - answered < answer_every_s:
+            if together and answer_every_s and (index - first) % together.num_together == 0:
+                group = range(index, min(index + together.num_together, len(sizes)))
+                files = [memory[offsets[k] : offsets[k + 1]] for k in group]
+                extents = together.many(files, pixels[index : group.stop])
+                each_s = (time.monotonic() - start) / len(group)
+                done = {k: (each_s, e) for k, e in zip(group, extents, strict=True) if e}
+                start = time.monotonic()
+                MARK.pack_into(mark, 0, number, index, start)
+            if index in done:
+                end = start
+                answers.append(("", *done[index]))
+            else:
+                reason = decoder(memory[offsets[index] : offsets[index + 1]], pixels[index])
+                end = time.monotonic()
+                answers.append((reason, end - start, () if reason else tuple(decoder.extent)))
+            if index + 1 < len(sizes) and end - answered < answer_every_s:
                 continue
             signal.setitimer(signal.ITIMER_REAL, 0)
             try:
@@ -384,14 +408,6 @@ def serve(pipe: Connection, handles: Sequence[int], last_s: float) -> None:
             except BrokenPipeError:
                 return
             answers, answered = [], end
-
-
-def _alone(
-    decoder: Decoder, files: Sequence[bytes], out: np.ndarray
-) -> list[tuple[str, tuple[int, ...]]]:
-    """`DecodesMany.many` of one file."""
-    reason = decoder(files[0], out[0])
-    return [(reason, () if reason else tuple(decoder.extent))]
 
 
 def _main() -> None:

@@ -116,10 +116,8 @@ def test_on_gpus_the_slowest_stage_is_the_ceiling():
 def test_decoding_on_gpus_grows_with_these_and_cores_are_judged_by_the_fast_mode():
     on_gpu = [
         *ceilings(forward_rate=2000.0, forward_core_ms=0.0),
-        Ceiling(stage="decode", name="cuda", how="1", rate=3000, core_ms=0.33, on_gpu=True),
-        Ceiling(
-            stage="decode", name="cuda", how="2", workers=2, rate=5000, core_ms=0.4, on_gpu=True
-        ),
+        Ceiling(stage="decode", name="cuda", how="1", rate=3000, on_gpu=True),
+        Ceiling(stage="decode", name="cuda", how="2", workers=2, rate=5000, on_gpu=True),
     ]
     by_cpus = outcome(Machine(cpus=4, gpus=3), on_gpu, rate=2400.0)
     by_gpus = replace(by_cpus, mode="cuda")

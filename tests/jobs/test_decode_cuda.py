@@ -12,7 +12,7 @@ from PIL import Image
 from sklearn.datasets import load_sample_images
 
 from jobs import classify, train_classifier
-from jobs.pictures import classification
+from jobs.pictures import bulk_config, classification
 from jobs.pictures.bulk_config import PipelineConfig, decide_resources
 from jobs.runtime.command import exit_code
 from jobs.runtime.resources import Resources
@@ -93,6 +93,14 @@ def test_on_a_cluster_the_actors_decode(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("RAY_ADDRESS", "ray://somewhere:10001")
     found = decide_resources(PipelineConfig(decode=CUDA), 5)
     assert (found.engine, found.placement) == ("ray", "together")
+
+
+def test_in_one_process_one_slice_is_decoded_at_a_time(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(bulk_config, "has_gpu", lambda: True)
+    found = decide_resources(PipelineConfig(decode=CUDA), 5)
+    assert (found.engine, found.placement, found.actors) == ("inline", "together", 1)
+    several = PipelineConfig(decode=CUDA, resources=Resources(actors=3))
+    assert decide_resources(several, 5).actors == 3
 
 
 def test_a_training_refuses_it(photos: Path, tmp_path: Path):

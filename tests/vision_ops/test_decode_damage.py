@@ -57,8 +57,11 @@ def by_gpu(data: bytes, config: DecodeConfig) -> list[tuple[str, np.ndarray]]:
     """The road of JPEGs to a GPU, two together, here without one."""
     usual = Decode(replace(config, mode="cuda"), Preprocess(height_px=32, width_px=32))
     out = np.full((2, 32, 32, 3), 7, np.uint8)
-    answers = DecodeOnGpu(usual, "cpu").many([data, data], out)
-    return [(reason, there) for (reason, _), there in zip(answers, out, strict=True)]
+    extents = DecodeOnGpu(usual, "cpu").many([data, data], out)
+    return [
+        ("" if extent else usual(data, there), there)
+        for extent, there in zip(extents, out, strict=True)
+    ]
 
 
 def decode_to(size_px: int, data: bytes, config: DecodeConfig) -> tuple[np.ndarray, str]:

@@ -117,10 +117,16 @@ def reading(
     ceilings = [fetch(source, seconds, readers) for readers in (1, CALLS_PER_CORE * cores)]
     for name, decoder in decoders.items():
         most = DECODERS_PER_GPU if isinstance(decoder, DecodesMany) else cores
-        ceilings += [
-            decode(decoder, name, good, seconds, children, source.timeout_s)
-            for children in dict.fromkeys((1, most))
-        ]
+        try:
+            ceilings += [
+                decode(decoder, name, good, seconds, children, source.timeout_s)
+                for children in dict.fromkeys((1, most))
+            ]
+        except RuntimeError as failure:  # a GPU on which none starts
+            if name == usual:
+                raise
+            refused = str(failure).strip().splitlines()[-1]
+            ceilings.append(Ceiling(stage="decode", name=name, how="", refused=refused))
     return Sampled(ceilings=ceilings, rows=rows, causes=dict(causes))
 
 
@@ -221,7 +227,7 @@ def decode(
         how=times(children, "process", "es"),
         workers=children,
         rate=sum(rates),
-        core_ms=1e3 * children / sum(rates),
+        core_ms=0.0 if on_gpu else 1e3 * children / sum(rates),
         on_gpu=on_gpu,
     )
 

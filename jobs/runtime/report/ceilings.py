@@ -208,7 +208,11 @@ def _others(outcome: Outcome) -> Section:
     decoding = Table(
         title="Decoding",
         columns=("mode", "by", "images/s", "core-µs an image"),
-        rows=[(*_named(c), round(1e3 * c.core_ms)) for c in of("decode")],
+        rows=[
+            (*_named(c), round(1e3 * c.core_ms) if c.core_ms else "–")
+            for c in of("decode")
+            if not c.refused
+        ],
     )
     writing = Table(
         title="Writing",

@@ -74,19 +74,54 @@ def test_an_image_that_hangs_behind_slow_ones_is_the_one_that_is_blamed(guard: G
 
 @dataclass(frozen=True)
 class ToyGpu(ToyDecoder):
-    """Decodes four files together; `open` makes ready."""
+    """Decodes up to four files together, but what begins with a digit; `broken` ends it."""
 
     num_together: int = 4
+    usual: ToyDecoder = field(default_factory=ToyDecoder)
     ready: list[bool] = field(default_factory=list)
 
     def open(self) -> None:
         self.ready.append(True)
 
-    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[str, tuple[int, ...]]]:
+    def many(self, files: Sequence[bytes], out: np.ndarray) -> list[tuple[int, ...] | None]:
         assert self.ready == [True]
         assert len(files) <= 4
-        reasons = [self(data, place) for data, place in zip(files, out, strict=True)]
-        return [(reason, () if reason else self.extent) for reason in reasons]
+        if b"broken" in files:
+            os._exit(7)
+        extents: list[tuple[int, ...] | None] = []
+        for data, place in zip(files, out, strict=True):
+            is_left = data[:1].isdigit() or self(data, place)
+            extents.append(None if is_left else (8, 9))
+        return extents
+
+
+def test_what_ends_the_process_of_a_gpu_is_decoded_without():
+    files = [b"a", b"1", b"b", b"c", b"d", b"broken", b"bad", b"e", b"f"]
+    with closing(GuardedDecoder(ToyGpu(), timeout_s=9)) as guard:
+        guard.submit(files)
+        guard.submit([b"h"] * 6)
+        pixels, errors, extents = guard.result()
+        assert errors == ["", "", "", "", "", "", "not an image: bad bytes 123", "", ""]
+        good = [k for k in range(9) if k != 6]
+        assert [chr(pixels[k, 0, 0, 0]) for k in good] == list("a1bcdbef")
+        assert {extents[k] for k in good} == {(3, 5)}  # the process answers for a batch as a whole
+        assert guard.result()[2] == [(8, 9)] * 6
+
+
+def test_what_a_gpu_leaves_is_decoded_one_by_one_and_may_take_its_time():
+    with closing(GuardedDecoder(ToyGpu(usual=SlowDecoder()), timeout_s=1.5)) as guard:
+        guard.submit([b"a", b"1", b"2", b"b", b"3", b"4", b"5", b"c"])
+        pixels, errors, extents = guard.result()
+        assert guard.num_sent == 1
+    assert errors == [""] * 8
+    assert "".join(map(chr, pixels[:, 0, 0, 0])) == "a12b345c"
+    assert [extent == (8, 9) for extent in extents] == [k in (0, 3, 7) for k in range(8)]
+
+
+class SlowDecoder(ToyDecoder):
+    def __call__(self, data: bytes, out: np.ndarray) -> str:
+        time.sleep(0.4)
+        return super().__call__(data, out)
 
 
 def test_of_files_that_are_decoded_together_one_that_kills_or_hangs_costs_itself():
