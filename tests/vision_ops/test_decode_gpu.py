@@ -308,7 +308,7 @@ def test_without_a_gpu_its_process_does_not_start():
 
 
 def test_a_device_that_does_not_decode_is_refused_before_the_first_file():
-    with pytest.raises(RuntimeError, match="decode.mode cuda: .*hpu"):
+    with pytest.raises(RuntimeError, match="decode.mode cuda: .*DeviceType"):
         DecodeOnGpu(Decode(CUDA, Preprocess()), "hpu").open()
     DecodeOnGpu(DecodeWhole(CUDA, Canvas()), "cpu").open()
 
