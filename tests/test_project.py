@@ -63,7 +63,7 @@ def test_layers_hold(path: Path):
 @pytest.mark.parametrize(
     ("modules", "heavy"),
     [
-        ("vision_ops.decode, jobs.runtime.decoding", {"torch", "ray", "pyarrow"}),
+        ("vision_ops.decode, jobs.runtime.decoder_process", {"torch", "ray", "pyarrow"}),
         ("jobs.classify", {"torch", "ray", "openvino", "matplotlib"}),
         ("jobs.runtime.ray_engine, vision_ops.precision.openvino_network", {"torch", "nncf"}),
         ("jobs.train_navigation", {"ray"}),

@@ -22,7 +22,7 @@ VICTIMS = {
     "driver": ("", "together"),
     "actor": ("ray::MapWorker", "together"),
     "read worker": ("ray::MapBatches(decode_slices)", "apart"),
-    "decoder": ("jobs.runtime.decoding", "together"),
+    "decoder": ("jobs.runtime.decoder_process", "together"),
 }
 """part of the title of the process that is killed, and placement"""
 
