@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 
 from jobs.benchmark import Config, finer, main
 from jobs.make_samples import digits
@@ -27,7 +28,7 @@ from jobs.runtime.ceilings.limits import (
     limits,
     steady_rate,
 )
-from jobs.runtime.ceilings.stages import bounded
+from jobs.runtime.ceilings.stages import bounded, reading
 from jobs.runtime.command import exit_code
 from jobs.runtime.plan import Plan, make_plan
 from jobs.runtime.report.ceilings import text_of
@@ -35,8 +36,12 @@ from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage
+from jobs.runtime.trial import sample_of
 from tests.untrained import save_untrained
+from vision_ops.decode import DecodeConfig
+from vision_ops.decoders import make_decoder
 from vision_ops.operators.classify import ClassifierConfig
+from vision_ops.preprocess import Preprocess
 
 INLINE = Resources(engine="inline", max_failed_fraction=1.0)
 
@@ -125,8 +130,7 @@ def test_decoding_on_gpus_grows_with_these_and_cores_are_judged_by_the_fast_mode
     assert (by_cpus.limits.forward, by_gpus.limits.forward) == (6000, 6000)
     assert (by_cpus.decodes_on_gpus, by_gpus.decodes_on_gpus) == (False, True)
     assert (by_gpus.core_mode, by_gpus.decode_per_core) == ("fast", pytest.approx(200))
-    page = text_of(by_gpus)
-    assert "cuda" in page
+    assert re.search(r"cuda +2 +5,000$", text_of(by_gpus), re.MULTILINE)  # no time of a core
 
 
 def test_the_slowest_of_reading_and_writing_bounds_a_fast_computation():
@@ -230,6 +234,22 @@ def test_a_plan_is_cut_down_evenly_and_a_small_one_repeated(pictures: str, tmp_p
     more = bounded(plan, 500)
     assert more.rows == 4 * 121
     assert len({piece.slice_id for piece in more.todo}) == len(more.todo) == 4 * 13
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without a GPU")
+def test_a_decoder_that_does_not_start_is_told_unless_it_is_the_runs_own(
+    pictures: str, tmp_path: Path
+):
+    source = sample_of(plan_of(pictures, tmp_path / "out"), INLINE)
+    decoders = {
+        mode: make_decoder(DecodeConfig(mode=mode), Preprocess()) for mode in ("fast", "cuda")
+    }
+    found = reading(source, decoders, "fast", seconds=0.1, num_cpus=1).ceilings
+    told = {c.name: c for c in found if c.stage == "decode"}
+    assert told["fast"].rate > 0
+    assert told["cuda"].refused.endswith("decode.mode cuda: this process has no GPU")
+    with pytest.raises(RuntimeError, match="this process has no GPU"):
+        reading(source, decoders, "cuda", seconds=0.1, num_cpus=1)
 
 
 def test_slices_are_fine_enough_for_the_rate_to_be_judged(pictures: str, weights: str):
