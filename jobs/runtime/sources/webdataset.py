@@ -5,19 +5,24 @@ The key of a member is its path up to the first dot of its file name, so `a.jpg`
 but for the ending, else the sample's only one. A sample without an image is one failed row.
 """
 
+import gzip
+import io
 import json
 import posixpath
 import re
 import tarfile
+import zlib
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # pyright: ignore
+from typing import Any
 
 import pyarrow as pa
 
 from jobs.runtime.slices import UNKNOWN, Row, Slice, make_slice, version
 from jobs.runtime.sources import boxes
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.storage import S3, Entry
+from jobs.runtime.storage import S3, Entry, refusal_of
 
 SUFFIXES = (".tar", ".tar.gz", ".tgz")
 INDEXED_ABOVE = 1 << 30
@@ -29,6 +34,8 @@ GROUP_LIMIT = 1000
 READ_BYTES = 1 << 23
 """of a tar at a time: a request each where it lies on S3"""
 LABEL_SUFFIXES = (".cls", ".json")
+DAMAGE = (tarfile.TarError, EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile)
+"""what reading a broken archive raises"""
 
 
 @dataclass
@@ -43,6 +50,8 @@ class _Sample:
     """member name, bytes, error"""
     labels: dict[str, str] = field(default_factory=dict)
     """stem -> label"""
+    stems: set[str] = field(default_factory=set)
+    """of what may hold a label: samples are cut alike where their labels are read and where not"""
 
     @property
     def num_rows(self) -> int:
@@ -74,73 +83,117 @@ def _index(origin: Origin, entry: Entry) -> list[tuple[int, int, int]]:
                     spans.append((start, sample.start, rows))
                     start, rows = sample.start, 0
                 rows += sample.num_rows
-            ended = not _lacks_end(file)
-    except tarfile.TarError:
+            size = file.size()
+            file.seek(max(0, size - BLOCK))
+            ended = size % BLOCK == 0 and file.read(BLOCK) == bytes(BLOCK)
+    except DAMAGE:
         return [*spans, (start, entry.size, UNKNOWN)]
     return [*spans, (start, entry.size, rows if rows and ended else UNKNOWN)]
-
-
-def _lacks_end(file: pa.NativeFile) -> str:
-    """Why a plain tar must have been cut off: it does not end in a block of zeros. Else ""."""
-    size = file.size()
-    file.seek(max(0, size - BLOCK))
-    is_ended = size % BLOCK == 0 and file.read(BLOCK) == bytes(BLOCK)
-    return "" if is_ended else "the archive breaks off here: it has no end mark"
 
 
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """The images of a range of the tar, in order; where it breaks off, a failed row says so."""
     shard = origin.name(piece.uri)
-    mode = "r|" if piece.uri.endswith(".tar") else "r|gz"
-    num_rows = 0
+    num_rows, problem = 0, ""
     try:
         with origin.storage.open_input(piece.uri) as file:
             file.seek(piece.start)
-            for sample in _samples(origin, _Span(file, piece.stop - piece.start), mode):
+            last = piece.stop == file.size()
+            span: Any = io.BufferedReader(_Span(file, piece.stop - piece.start), READ_BYTES)
+            if not piece.uri.endswith(".tar"):
+                span = gzip.GzipFile(fileobj=span)  # of one member or of several
+            blocks = _Blocks(span)
+            for sample in _samples(origin, blocks, "r|"):
                 for row in _rows(origin, piece, sample):
                     num_rows += 1
                     yield row
-            last = piece.uri.endswith(".tar") and piece.stop == file.size()
-            problem = _lacks_end(file) if last else ""
+            if last and not blocks.is_ended:
+                problem = "the archive breaks off here: it has no end mark"
         problem = problem or ("" if num_rows else "an empty archive")
-    except FileNotFoundError:
-        problem = "gone: it was there when the run was planned"
-    except (tarfile.TarError, EOFError, UnicodeDecodeError) as refusal:
-        problem = f"the archive breaks off here: {refusal}"
+    except DAMAGE as damage:
+        problem = f"the archive breaks off here: {damage}"
+    except (OSError, pa.ArrowInvalid) as error:
+        problem = refusal_of(error)
+        if not problem:
+            raise
     missing = max(1, piece.rows - num_rows) if problem else 0
     for number in range(num_rows, num_rows + missing):
         name = f"{shard}#{piece.start}+{number}"
         yield Row(id=name, uri=piece.uri, error=problem)
 
 
-class _Span:
+class _Span(io.RawIOBase):
     """The next `length` bytes of a file, as a file to be read once."""
 
     def __init__(self, file: pa.NativeFile, length: int) -> None:
         self.file = file
         self.left = length
 
-    def read(self, size: int = -1) -> bytes:
-        size = self.left if size < 0 else min(size, self.left)
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        view = memoryview(buffer)[: self.left]
+        count = self.file.readinto(view) if len(view) else 0
+        self.left -= count
+        return count
+
+
+class _Blocks:
+    """A file to be read once that knows whether it ended as an archive does: by zeros."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.last = b""
+        self.size = 0
+
+    def read(self, size: int) -> bytes:
         data = self.file.read(size)
-        self.left -= len(data)
+        self.last = (self.last + data[-BLOCK:])[-BLOCK:]
+        self.size += len(data)
         return data
 
+    @property
+    def is_ended(self) -> bool:
+        """Whether the last block read was one of zeros."""
+        return self.size % BLOCK == 0 and self.last == bytes(BLOCK)
 
-def _samples(origin: Origin, file: "_Span | pa.NativeFile", mode: str) -> Iterator[_Sample]:
-    """Samples in order. Bytes are read in the streaming modes, `r:` only looks at the headers."""
+
+class _Member(tarfile.TarInfo):
+    """A header that is damaged or cut off is an error; `TarFile` takes it for the end."""
+
+    @classmethod
+    def fromtarfile(cls, tarfile: tarfile.TarFile) -> "tarfile.TarInfo":
+        try:
+            return super().fromtarfile(tarfile)
+        except (InvalidHeaderError, TruncatedHeaderError) as damage:
+            raise ReadError(str(damage)) from damage
+
+
+def _samples(origin: Origin, file: "_Blocks | pa.NativeFile", mode: str) -> Iterator[_Sample]:
+    """Samples in order. Bytes are read in the streaming mode, `r:` only looks at the headers.
+
+    Blocks of zeros are passed over: behind them there may be another archive (`cat a.tar b.tar`).
+    """
     sample: _Sample | None = None
-    with tarfile.open(fileobj=file, mode=mode, bufsize=READ_BYTES) as tar:  # pyright: ignore
-        for member in tar:
-            tar.members = []  # else it keeps every header it has seen
-            if member.isdir() or origin.is_ignored(member.name):
-                continue
-            key, stem = _key(member.name), _stem(member.name)
-            if sample and (sample.key != key or _is_full(sample, stem)):
-                yield sample
-                sample = None
-            sample = sample or _Sample(key=key, start=member.offset)
-            _add(origin, sample, member, tar if mode != "r:" else None)
+    try:
+        told: Any = {"fileobj": file, "mode": mode, "bufsize": READ_BYTES}
+        opened: Any = tarfile.open(**told, tarinfo=_Member, ignore_zeros=True)
+        with opened as tar:
+            for member in tar:
+                tar.members = []  # else it keeps every header it has seen
+                if member.isdir() or origin.is_ignored(member.name):
+                    continue
+                key, stem = _key(member.name), _stem(member.name)
+                if sample and (sample.key != key or _is_full(sample, stem)):
+                    yield sample
+                    sample = None
+                sample = sample or _Sample(key=key, start=member.offset)
+                _add(origin, sample, member, tar if mode != "r:" else None)
+    except DAMAGE:
+        if sample and sample.images:  # they were read before it broke off
+            yield sample
+        raise
     if sample:
         yield sample
 
@@ -148,7 +201,7 @@ def _samples(origin: Origin, file: "_Span | pa.NativeFile", mode: str) -> Iterat
 def _is_full(sample: _Sample, stem: str) -> bool:
     if sample.num_members < GROUP_LIMIT:
         return False
-    return stem not in sample.labels and all(_stem(name) != stem for name, _, _ in sample.images)
+    return stem not in sample.stems and all(_stem(name) != stem for name, _, _ in sample.images)
 
 
 def _add(
@@ -161,8 +214,9 @@ def _add(
         error = origin.refuse_size(member.size) if member.isreg() else "a link, not a file"
         data = b"" if error or not tar else _payload(tar, member)
         sample.images.append((member.name, data, error))
-    elif suffix in LABEL_SUFFIXES and tar and member.isreg() and member.size < 1 << 20:
-        label = _label(origin, suffix, _payload(tar, member))
+    elif suffix in LABEL_SUFFIXES and member.isreg() and member.size < 1 << 20:
+        label = _label(origin, suffix, _payload(tar, member)) if tar else None
+        sample.stems.add(_stem(member.name))
         if label is not None:
             sample.labels[_stem(member.name)] = label
 

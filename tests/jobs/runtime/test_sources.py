@@ -2,7 +2,7 @@ import gzip
 import io
 import json
 import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
@@ -312,6 +312,91 @@ def test_a_truncated_tar_gives_what_it_holds_and_one_failed_row(tmp_path: Path, 
     assert [row.data for row in whole] == [bytes([i]) * 1000 for i in range(1, len(whole) + 1)]
     assert len(whole) == (cut - 512 - 1000) // 1536 + 1 if cut >= 1512 else not whole
     assert [row.error[:26] for row in rows if row.error] == ["the archive breaks off her"]
+
+
+def damaged_header(tar: bytes) -> bytes:
+    """A tar of members of 1,000 bytes with a flipped byte in the header of the sixth."""
+    place = 5 * 1536 + 20
+    return tar[:place] + bytes([tar[place] ^ 255]) + tar[place + 1 :]
+
+
+@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
+@pytest.mark.parametrize(
+    "damage", [damaged_header, lambda tar: tar[: 5 * 1536 + 20], lambda tar: tar[: 5 * 1536]]
+)
+def test_a_tar_that_is_damaged_in_the_middle_says_so_in_a_failed_row(
+    tmp_path: Path, ending: str, damage: Callable[[bytes], bytes]
+):
+    members = {f"{i}.jpg": bytes([i]) * 1000 for i in range(10)}
+    tar = damage(write_tar(tmp_path / "x.tar", members).read_bytes())
+    (tmp_path / "x.tar").unlink()
+    packed = gzip.compress(tar) if ending == "tar.gz" else tar
+    (tmp_path / f"x.{ending}").write_bytes(packed)
+
+    slices, rows = rows_of(tmp_path)
+
+    assert [row.data for row in rows] == [*(bytes([i]) * 1000 for i in range(5)), b""]
+    assert rows[-1].error.startswith("the archive breaks off here")
+    assert [piece.rows for piece in slices] == [-1]
+
+
+def test_a_compressed_tar_that_is_cut_off_or_damaged_says_so(tmp_path: Path):
+    members = {f"{i}.jpg": bytes([i]) * 1000 for i in range(10)}
+    packed = gzip.compress(write_tar(tmp_path / "x.tar", members).read_bytes())
+    (tmp_path / "x.tar").unlink()
+    for broken in (packed[: len(packed) // 2], packed[:-1], packed[:-8] + bytes(8), packed + b"?"):
+        (tmp_path / "x.tar.gz").write_bytes(broken)
+        _, rows = rows_of(tmp_path)
+        assert [row.error[:27] for row in rows if row.error] == ["the archive breaks off here"]
+
+
+@pytest.mark.parametrize("slice_rows", [3, 100])
+def test_tars_written_behind_one_another_are_read_whole(tmp_path: Path, slice_rows: int):
+    """As `cat` leaves them, and of gzip also members that hold a part of an archive each."""
+    whole = {f"{i}.jpg": bytes([i]) * 1000 for i in range(12)}
+    halves = [dict(list(whole.items())[:6]), dict(list(whole.items())[6:])]
+    one, two = (write_tar(tmp_path / "x.tar", each).read_bytes() for each in halves)
+    tar = write_tar(tmp_path / "x.tar", whole).read_bytes()
+    for name, data in {
+        "x.tar": one + two,
+        "x.tar.gz": gzip.compress(one) + gzip.compress(two),
+        "x.tgz": gzip.compress(tar[:4000]) + gzip.compress(tar[4000:]),
+    }.items():
+        folder = tmp_path / name[1:]
+        folder.mkdir()
+        (folder / name).write_bytes(data)
+        _, rows = rows_of(folder, slice_rows=slice_rows)
+        assert [(row.id, row.data, row.error) for row in rows] == [
+            (f"{name}#{member}", data, "") for member, data in whole.items()
+        ]
+
+
+def test_a_tar_that_may_not_be_read_is_a_failed_row_and_an_outage_is_none(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, tmp_path: Path
+):
+    data = write_tar(tmp_path / "x.tar", {"a.jpg": b"A"}).read_bytes()
+    Storage(s3).put(f"{bucket}/x.tar", data)
+    wrong = 403
+    with flaky_s3(s3_endpoint, lambda each: wrong if each.path.endswith(".tar") else 0) as flaky:
+        storage = Storage(replace(s3, endpoint=flaky.endpoint, max_attempts=1))
+        (row,) = read_from(Source(uri=bucket), storage)
+        assert row.error.startswith("not allowed to read it")
+        wrong = 500
+        with pytest.raises(OSError, match="x.tar"):
+            read_from(Source(uri=bucket), storage)
+
+
+def test_samples_are_cut_alike_where_labels_are_read_and_where_not(tmp_path: Path):
+    members = {}
+    for i in range(400):
+        stem = f"img.{i:05}"
+        members |= {f"{stem}.cls": str(i).encode(), f"{stem}.jpg": b"1", f"{stem}.txt": b"t"}
+    write_tar(tmp_path / "x.tar", members)
+
+    slices, rows = rows_of(tmp_path, slice_rows=100)
+
+    assert [row.truth for row in rows] == [str(i) for i in range(400)]
+    assert len(slices) > 1
 
 
 def test_names_with_one_key_and_many_stems_do_not_become_one_sample(tmp_path: Path):
