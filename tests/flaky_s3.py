@@ -1,6 +1,7 @@
 """An S3 server on a port that fails when it is told to: in front of one that does not."""
 
 import http.client
+import re
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -39,8 +40,11 @@ class FlakyS3:
 
 
 @contextmanager
-def flaky_s3(behind: str, fails: Fails) -> Iterator[FlakyS3]:
-    """A server that hands on to the one `behind` what `fails` says nothing against."""
+def flaky_s3(behind: str, fails: Fails, most_keys: int = 0) -> Iterator[FlakyS3]:
+    """A server that hands on to the one `behind` what `fails` says nothing against.
+
+    With `most_keys` it lists no more at a time, however many it is asked for.
+    """
     target = urlsplit(behind).netloc
     counts: Counter[tuple[str, str]] = Counter()
     lock = threading.Lock()
@@ -65,7 +69,12 @@ def flaky_s3(behind: str, fails: Fails) -> Iterator[FlakyS3]:
             connection = http.client.HTTPConnection(target)
             headers = {n: v for n, v in self.headers.items() if n.lower() != "transfer-encoding"}
             headers["Content-Length"] = str(len(body))
-            connection.request(self.command, self.path, body, headers)
+            path = self.path
+            if most_keys:
+                path = re.sub(
+                    r"max-keys=(\d+)", lambda n: f"max-keys={min(int(n[1]), most_keys)}", path
+                )
+            connection.request(self.command, path, body, headers)
             answer = connection.getresponse()
             kept = [h for h in answer.getheaders() if h[0].lower() not in ("date", "server")]
             self._answer(answer.status, kept, answer.read())

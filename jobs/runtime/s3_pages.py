@@ -21,6 +21,8 @@ from botocore.parsers import ResponseParserError
 from jobs.runtime.storage import S3, Entry, StorageConfig, endpoint_of, region_of
 
 LISTED = "Listed"
+NEXT = "Next"
+"""of an answer that is not the last one: the token that leads on, which may be empty"""
 
 
 class OutOfOrderError(Exception):
@@ -32,7 +34,8 @@ def s3_pages(
 ) -> Callable[[str, int], list[Entry]]:
     """What lists the keys under a prefix (a URI, which may end inside a name); safe in threads.
 
-    It gives the entries behind a URI, in order, so many at most; fewer: there are no more.
+    It gives the entries behind a URI, in order, so many at most; fewer: there are no more. A server
+    may answer with fewer than it was asked for and have more: it is asked again then.
     A page raises PermissionError where listing is not allowed, OSError where storage is down,
     OutOfOrderError; of a bucket that is not there it is empty.
     """
@@ -41,12 +44,31 @@ def s3_pages(
     client = _client(config, connections)
 
     def page(after: str, most: int) -> list[Entry]:
-        asked = {"StartAfter": after.removeprefix(root)} if after else {}
+        entries: list[Entry] = []
+        behind = {"StartAfter": after.removeprefix(root)} if after else {}
+        while len(entries) < most:
+            answer = answer_to(MaxKeys=most - len(entries), **behind)
+            found = [Entry(uri=root + key, size=n, mtime_ns=ns) for key, n, ns in answer[LISTED]]
+            uris = [entries[-1].uri if entries else after, *(entry.uri for entry in found)]
+            if any(one >= other for one, other in pairwise(uris)):
+                raise OutOfOrderError(prefix)
+            entries += found
+            if NEXT not in answer:
+                break
+            if found:
+                behind = {"StartAfter": found[-1].uri.removeprefix(root)}
+            elif answer[NEXT]:
+                behind = {"ContinuationToken": answer[NEXT]}
+            else:
+                raise OSError(f"{prefix}: an empty answer that is not the last and leads nowhere")
+        return entries
+
+    def answer_to(**asked: Any) -> dict[str, Any]:
         try:
-            answer = client.list_objects_v2(Bucket=bucket, Prefix=start, MaxKeys=most, **asked)
+            answer = client.list_objects_v2(Bucket=bucket, Prefix=start, **asked)
         except ClientError as refusal:
             if refusal.response.get("Error", {}).get("Code") == "NoSuchBucket":
-                return []
+                return {LISTED: []}
             status = refusal.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             raise (PermissionError if status == 403 else OSError)(
                 f"{prefix}: {refusal}"
@@ -55,13 +77,7 @@ def s3_pages(
             raise OSError(f"{prefix}: {outage}") from outage
         if LISTED not in answer:
             raise OSError(f"{prefix}: an answer that is no listing")
-        entries = [
-            Entry(uri=root + key, size=size, mtime_ns=ns) for key, size, ns in answer[LISTED]
-        ]
-        uris = [after, *(entry.uri for entry in entries)]
-        if any(one >= other for one, other in pairwise(uris)):
-            raise OutOfOrderError(prefix)
-        return entries
+        return answer
 
     return page
 
@@ -105,11 +121,19 @@ def _read(
     response_dict["body"] = b""
     with suppress(ValueError):
         customized_response_dict[LISTED] = _contents(root)
+    space = _space(root)
+    if root.findtext(f"{space}IsTruncated", "").strip().lower() == "true":
+        customized_response_dict[NEXT] = root.findtext(f"{space}NextContinuationToken", "")
+
+
+def _space(root: ElementTree.Element) -> str:
+    """What stands before every name: servers differ."""
+    return root.tag.removesuffix("ListBucketResult")
 
 
 def _contents(root: ElementTree.Element) -> list[tuple[str, int, int]]:
     """Key, size and time of change (ns since 1970) of what a page lists."""
-    space = root.tag.removesuffix("ListBucketResult")  # servers differ
+    space = _space(root)
     key, size, time = (f"{space}{name}" for name in ("Key", "Size", "LastModified"))
     found = [
         (each.findtext(key, ""), int(each.findtext(size, "")), _ns(each.findtext(time, "")))

@@ -178,10 +178,9 @@ def _samples(origin: Origin, file: "_Blocks | pa.NativeFile", mode: str) -> Iter
     sample: _Sample | None = None
     try:
         told: Any = {"fileobj": file, "mode": mode, "bufsize": READ_BYTES}
-        opened: Any = tarfile.open(**told, tarinfo=_Member, ignore_zeros=True)
-        with opened as tar:
+        with tarfile.open(**told, tarinfo=_Member, ignore_zeros=True) as tar:
             for member in tar:
-                tar.members = []  # else it keeps every header it has seen
+                tar.members = []  # pyright: ignore # else it keeps every header it has seen
                 if member.isdir() or origin.is_ignored(member.name):
                     continue
                 key, stem = _key(member.name), _stem(member.name)

@@ -91,6 +91,38 @@ def test_many_keys_are_listed_in_ranges_at_once(
     assert sum("start-after" in request.path for request in counted.seen) > 8
 
 
+def test_a_server_may_give_fewer_keys_than_it_is_asked_for(
+    s3: StorageConfig, s3_endpoint: str, bucket: str, monkeypatch: pytest.MonkeyPatch
+):
+    names = [f"{n % 7}/{n:05}.jpg" for n in range(100)]
+    Storage(s3).fsspec(bucket).pipe({f"{bucket}/in/{name}": b"" for name in names})
+    monkeypatch.setattr(listing, "NUM_RANGES", 8)
+    for head in (20, 20_000):
+        monkeypatch.setattr(listing, "HEAD", head)
+        with flaky_s3(s3_endpoint, lambda _: 0, most_keys=3) as few:
+            found = everything(Storage(replace(s3, endpoint=few.endpoint)), f"{bucket}/in")
+        assert [e.uri for e in found] == sorted(f"{bucket}/in/{name}" for name in names)
+
+
+def test_an_empty_answer_that_is_not_the_last_is_followed(s3: StorageConfig):
+    more = "<IsTruncated>true</IsTruncated>"
+    token = "<NextContinuationToken>on</NextContinuationToken>"
+    empty = f"<ListBucketResult>{more}{token}</ListBucketResult>"
+    bodies = [empty, empty, f"<ListBucketResult>{contents('in/a.jpg')}</ListBucketResult>"]
+    with (
+        answering(s3, *bodies) as storage,
+        flaky_s3(endpoint_of(storage.config), lambda _: 0) as seen,
+    ):
+        page = s3_pages(replace(storage.config, endpoint=seen.endpoint), "s3://bucket/in/", 1)
+        assert [e.uri for e in page("", 9)] == ["s3://bucket/in/a.jpg"]
+    assert ["continuation-token=on" in each.path for each in seen.seen] == [False, True, True]
+
+    with answering(s3, f"<ListBucketResult>{more}</ListBucketResult>") as storage:
+        page = s3_pages(storage.config, "s3://bucket/in/", 1)
+        with pytest.raises(OSError, match="leads nowhere"):
+            page("", 9)
+
+
 class Keys:
     """A server's keys, all in one place; answers as S3 does, and counts what it is asked."""
 
@@ -131,10 +163,10 @@ def test_ranges_hold_every_key_once_and_about_as_many_each(names: list[str], at_
 
 
 class Answering(BaseHTTPRequestHandler):
-    """A server that has one answer to whatever is listed."""
+    """A server that has an answer to whatever is listed, the last one again and again."""
 
-    def __init__(self, body: bytes, *args: Any) -> None:
-        self.body = body
+    def __init__(self, bodies: list[str], *args: Any) -> None:
+        self.bodies = bodies
         super().__init__(*args)
 
     def do_HEAD(self) -> None:
@@ -142,7 +174,7 @@ class Answering(BaseHTTPRequestHandler):
         self.end_headers()
 
     def do_GET(self) -> None:
-        body = self.body
+        body = (self.bodies.pop(0) if len(self.bodies) > 1 else self.bodies[0]).encode()
         self.send_response(200)
         self.send_header("Content-Length", str(len(body)))
         self.send_header("Content-Type", "application/xml")
@@ -154,8 +186,8 @@ class Answering(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def answering(config: StorageConfig, body: str) -> Iterator[Storage]:
-    handler = partial(Answering, body.encode())
+def answering(config: StorageConfig, *bodies: str) -> Iterator[Storage]:
+    handler = partial(Answering, list(bodies))
     server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
