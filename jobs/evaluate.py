@@ -164,7 +164,7 @@ def classes_of(run: Run) -> list[str]:
     if not classes:
         raise ValueError(
             f"run: {run.uri} is a run of {run.manifest['job']} and names no classes; "
-            "accepted: runs of classify, {', '.join(BULK_JOBS)}"
+            f"accepted: runs of classify, {', '.join(BULK_JOBS)}"
         )
     return classes
 

@@ -52,6 +52,10 @@ class Pictures(Protocol):
         """URIs of the pictures of each row, in order, which are given by names like ids."""
         ...
 
+    def keep(self, uris: Sequence[str]) -> None:
+        """Pictures of an earlier attempt at the slice stay; those that are gone are passed over."""
+        ...
+
     def finish(self) -> None:
         """All of the slice have come; after it they are where their URIs say."""
         ...
@@ -75,6 +79,9 @@ class FilePictures:
         with ThreadPoolExecutor(PUTS_IN_FLIGHT) as pool:
             list(pool.map(lambda pair: self.run.storage.put(*pair), files.items()))
         return uris
+
+    def keep(self, uris: Sequence[str]) -> None:
+        """They lie where they lay."""
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -101,11 +108,19 @@ class TarPictures:
         for row in named:
             uris.append([])
             for name, data in row.items():
-                member = tarfile.TarInfo(f"{self._key(name)}.{self.ending}")
-                member.size = len(data)
-                self.tar.addfile(member, io.BytesIO(data))
-                uris[-1].append(f"{self.uri}#{member.name}")
+                uris[-1].append(self._add(f"{self._key(name)}.{self.ending}", data))
         return uris
+
+    def _add(self, name: str, data: bytes) -> str:
+        member = tarfile.TarInfo(name)
+        member.size = len(data)
+        self.tar.addfile(member, io.BytesIO(data))
+        return f"{self.uri}#{name}"
+
+    def keep(self, uris: Sequence[str]) -> None:
+        """They are copied: the tar is put anew."""
+        for uri, data in read_pictures(self.run.storage, uris).items():
+            self._add(uri.removeprefix(f"{self.uri}#"), data)
 
     def _key(self, name: str) -> str:
         stem = image_name(name, self.ending).removeprefix("images/")
@@ -127,6 +142,9 @@ class NoPictures:
     def put(self, named: Sequence[Mapping[str, bytes]]) -> list[list[str]]:
         """The names."""
         return [list(row) for row in named]
+
+    def keep(self, uris: Sequence[str]) -> None:
+        """They lie where they lay."""
 
     def finish(self) -> None:
         """Nothing is left to do."""
@@ -164,6 +182,13 @@ def read_pictures(storage: Storage, uris: Sequence[str]) -> dict[str, bytes]:
         except FileNotFoundError:
             continue
     return found
+
+
+def uris_of(rows: pa.Table) -> list[str]:
+    """Of all pictures of these rows."""
+    if IMAGE_URIS in rows.schema.names:
+        return [uri for uris in rows[IMAGE_URIS].to_pylist() for uri in uris or ()]
+    return rows[IMAGE_URI].drop_null().to_pylist() if IMAGE_URI in rows.schema.names else []
 
 
 def by_picture(rows: pa.RecordBatch) -> pa.RecordBatch:

@@ -94,11 +94,13 @@ def make_plan(
     """List the source, cut what is new, write plan.parquet when it grew.
 
     With `retry_failed`, done slices that hold failed rows are to do again. Raises ValueError where
-    nothing is there, where the run directory lies inside the source, and where a planned shard was
-    changed since: its rows would be counted twice or lost. Unless it `may_grow`, also where there
+    nothing is there, where the run directory lies inside the source or holds parts of another
+    request, and where a planned shard was changed since: its rows would be counted twice or lost.
+    Unless it `may_grow`, also where there
     is more than was planned; nothing is written then.
     """
     refuse_inside(run.uri, origin.root)
+    done = _done(run)
     known = [] if _is_foreign(run) else read_slices(run)
     with origin.listed() as entries:
         format, chosen, others = choose(origin, entries)
@@ -107,7 +109,7 @@ def make_plan(
                 f"data.format: this run was planned as {known[0].format}, not {format}"
             )
         fresh = _Unplanned(origin, format, chosen, _planned(run, known))
-        if known and len(fresh) and not may_grow:
+        if known and len(fresh) and not may_grow and _has_rows(origin, format, fresh):
             raise ValueError(
                 f"{origin.uri}: grew by {len(fresh)} files since this run planned it (the first: "
                 f"{next(iter(fresh)).uri}); choose another --out"
@@ -118,16 +120,19 @@ def make_plan(
         folder, new = _append(run, known, cuts, len(fresh) // MOST_ROWS, write=write)
     run.manifest["suffixes"] = list(origin.suffixes)  # for whoever reads single images again
     slices = [*known, *new]
-    done = run.part_ids()
-    if retry_failed:
-        done -= _with_failures(run, done)
+    again = _with_failures(run, done) if retry_failed else set[str]()
+    todo = [
+        dataclasses.replace(each, is_again=each.slice_id in again)
+        for each in slices
+        if each.slice_id not in done or each.slice_id in again
+    ]
     run.lap("plan")
     return Plan(
         origin=origin,
         format=format,
         folder=folder,
         slices=slices,
-        todo=[s for s in slices if s.slice_id not in done],
+        todo=todo,
         num_new=len(new),
         beside=Counter() if format == "files" else others,
         unreadable=others if format == "files" else Counter(),
@@ -143,7 +148,7 @@ def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) ->
     first = max((piece.stop for piece in known), default=0)
     cuts = numbers.count_on(origin, first, count)
     folder, new = _append(run, known, cuts, count // numbers.SLICE_ROWS, write=write)
-    slices, done = [*known, *new], run.part_ids()
+    slices, done = [*known, *new], _done(run)
     run.lap("plan")
     return Plan(
         origin=origin,
@@ -157,6 +162,22 @@ def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) ->
     )
 
 
+def _done(run: Run) -> set[str]:
+    """Slices that have a part. Raises ValueError where it is that of another request.
+
+    A manifest that is there vouches for all of them; where it was lost one of them is asked.
+    """
+    done = run.part_ids()
+    if done and run.manifest.get("attempts") == 1:
+        run.part_counts(min(done))
+    return done
+
+
+def _has_rows(origin: Origin, format: str, fresh: Entries) -> bool:
+    """Whether any of these objects gives a slice: a shard may be empty."""
+    return next(cut_slices(origin, format, fresh), None) is not None
+
+
 def load_files(folder: str, storage: Storage, piece: Slice) -> Slice:
     """The slice with the names of its loose files, read from the plan in `folder`."""
     if piece.format != "files" or piece.files:
@@ -167,10 +188,14 @@ def load_files(folder: str, storage: Storage, piece: Slice) -> Slice:
         for group in range(file.num_row_groups):
             size = file.metadata.row_group(group).num_rows
             if piece.position < first + size:
-                column = file.read_row_group(group, columns=["files"]).column("files")
-                return dataclasses.replace(
-                    piece, files=tuple(column[piece.position - first].as_py())
-                )
+                rows = file.read_row_group(group, columns=["slice_id", "files"])
+                (row,) = rows.slice(piece.position - first, 1).to_pylist()
+                if row["slice_id"] != piece.slice_id:
+                    raise RuntimeError(
+                        f"{folder}/{PLAN}: another attempt over the same --out replaced it; repeat "
+                        "the command when that one has ended"
+                    )
+                return dataclasses.replace(piece, files=tuple(row["files"]))
             first += size
     raise RuntimeError(f"{folder}/{PLAN}: has no slice {piece.position}")
 

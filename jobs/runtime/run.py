@@ -14,7 +14,9 @@ import logging
 import os
 import sys
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ WORK = ("results", "images", "checkpoints", "metrics.jsonl")
 """what slices and epochs leave; with none of it a refused request leaves nothing at all"""
 NUM_NAMED = 6
 """fields that a refusal names"""
+READS_IN_FLIGHT = 16
+"""parts that are read at a time"""
+BYTES_IN_FLIGHT = 64_000_000
+"""of stored parts that are read ahead"""
+BATCH_ROWS = 1 << 16
 VERSIONED = ("argus", "ray", "torch", "torchvision", "pyarrow", "pillow", "numpy")
 
 
@@ -123,8 +130,13 @@ class Run:
     """True once this attempt wrote its manifest"""
 
     def _has_work(self) -> bool:
-        entries = (entry for name in WORK for entry in self.storage.find(self.path(name)))
+        entries = (entry for name in WORK for entry in self._there(name))
         return any(entry.uri not in self.written for entry in entries)
+
+    def _there(self, name: str) -> list[Entry]:
+        """A file of the run directory, or those in a folder of it; its name is never a pattern."""
+        single = self.storage.stat(self.path(name))
+        return [single] if single else self.storage.below(self.path(name))
 
     def below(self, name: str) -> "Run":
         """A folder of this run with a plan of its own; it is as much a part of the request."""
@@ -176,7 +188,7 @@ class Run:
 
     def parts(self) -> list[Entry]:
         """Result files there are, by name; one that a power cut left empty is none."""
-        entries = self.storage.find(self.path("results"))
+        entries = self.storage.below(self.path("results"))
         return [e for e in entries if e.size and e.uri.rpartition("/")[2].startswith("part-")]
 
     def part_ids(self) -> set[str]:
@@ -188,22 +200,55 @@ class Run:
         return self.path("results", f"part-{slice_id}.parquet")
 
     def results(self, columns: Sequence[str] | None = None) -> Iterator[pa.RecordBatch]:
-        """All rows, part after part by name, a batch at a time."""
-        for entry in self.parts():
-            with self.storage.open_input(entry.uri) as file:
-                reader = pq.ParquetFile(file)
-                yield from reader.iter_batches(columns=list(columns) if columns else None)
+        """All rows, part after part by name, a batch at a time; the next parts are read meanwhile.
 
-    def part_counts(self, slice_id: str) -> dict[str, int]:
-        """Rows `ok` and `failed` of a part, as its footer says. Raises RuntimeError without one."""
-        uri = self.part_uri(slice_id)
+        Raises RuntimeError where a part is damaged.
+        """
+        waiting, flying, held = deque(self.parts()), deque[tuple[int, Future[pa.Table]]](), 0
+        with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
+            while waiting or flying:
+                while waiting and len(flying) < READS_IN_FLIGHT:
+                    size = waiting[0].size
+                    if flying and held + size > BYTES_IN_FLIGHT:
+                        break
+                    uri, held = waiting.popleft().uri, held + size
+                    flying.append((size, pool.submit(self._read, uri, columns)))
+                size, future = flying.popleft()
+                yield from future.result().to_batches(max_chunksize=BATCH_ROWS)
+                held -= size
+
+    def _read(self, uri: str, columns: Sequence[str] | None) -> pa.Table:
+        with self._part(uri) as file:
+            return pq.ParquetFile(file).read(list(columns) if columns else None)
+
+    @contextmanager
+    def _part(self, uri: str) -> Iterator[pa.NativeFile]:
         try:
             with self.storage.open_input(uri) as file:
-                metadata = pq.read_schema(file).metadata or {}
+                yield file
         except pa.ArrowInvalid as damage:
             raise RuntimeError(
                 f"{uri}: damaged ({damage}); remove it, and the same command makes it anew"
             ) from damage
+
+    def part(self, slice_id: str) -> pa.Table:
+        """All rows of a slice that is done. Raises RuntimeError where its part is damaged."""
+        return self._read(self.part_uri(slice_id), None)
+
+    def part_counts(self, slice_id: str) -> dict[str, int]:
+        """Rows `ok` and `failed` of a part, as its footer says.
+
+        Raises RuntimeError without one, ValueError where it is the part of another request.
+        """
+        uri = self.part_uri(slice_id)
+        with self._part(uri) as file:
+            metadata = pq.read_schema(file).metadata or {}
+        made_by = metadata.get(b"argus.fingerprint", self.fingerprint.encode()).decode()
+        if made_by != self.fingerprint:
+            raise ValueError(
+                f"out: {uri} was made by another request (fingerprint {made_by}, this one has "
+                f"{self.fingerprint}) whose {MANIFEST} is gone; choose another --out"
+            )
         return {name: int(metadata[f"argus.{name}".encode()]) for name in ("ok", "failed")}
 
 
@@ -260,6 +305,11 @@ def _refuse_other(
     uri: str, known: Mapping[str, Any], wanted: Mapping[str, Any], config: Mapping[str, Any]
 ) -> None:
     """Raise ValueError where the request differs, field by field as a person gave it."""
+    if missing := {"job", "identity", "config", "created", "attempts"} - known.keys():
+        raise ValueError(
+            f"out: {uri}/{MANIFEST} is of no run: it lacks {', '.join(sorted(missing))}; "
+            "choose another --out"
+        )
     if known["job"] != wanted["job"]:
         raise ValueError(f"out: {uri} holds a run of {known['job']}; choose another --out")
     before, now = _flat(known["identity"]), _flat(wanted)

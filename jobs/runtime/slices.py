@@ -51,6 +51,8 @@ class Slice:
     """stored bytes in the range, to weigh the work"""
     position: int = UNKNOWN
     """row of plan.parquet; the names of loose files are read from there"""
+    is_again: bool = False
+    """it has a part, and is done again for the rows that failed"""
     files: tuple[str, ...] = field(default=(), repr=False)
     """loose files: paths relative to `uri`; empty once the plan is written"""
     versions: tuple[str, ...] = field(default=(), repr=False)

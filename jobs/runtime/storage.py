@@ -248,6 +248,10 @@ class Storage:
         if not GLOB_CHARACTERS.isdisjoint(uri):
             root, matches = glob_pattern(uri)
             return [entry for entry in self.find(root) if matches(entry.uri)]
+        return self.below(uri)
+
+    def below(self, uri: str) -> list[Entry]:
+        """All objects below a folder or prefix, sorted by URI; nothing there: empty."""
         if not uri.startswith(S3):
             return list(walk(uri))
         filesystem, path = self.filesystem(uri)

@@ -4,6 +4,7 @@ read -> decode (child process) -> operator -> part-<slice_id>.parquet -> receipt
 """
 
 import dataclasses
+import logging
 import os
 import re
 import socket
@@ -21,13 +22,16 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from jobs.runtime.again import keep_good
 from jobs.runtime.decoding import Decoder
-from jobs.runtime.drawn import IMAGE_URI, IMAGE_URIS, FilePictures, Pictures, TarPictures
+from jobs.runtime.drawn import IMAGE_URI, IMAGE_URIS, FilePictures, Pictures, TarPictures, uris_of
 from jobs.runtime.plan import Plan
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import Resources
 from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Row, Slice
+
+logger = logging.getLogger(__name__)
 
 Batch = dict[str, Any]
 ROW_SCHEMA = pa.schema(
@@ -145,6 +149,8 @@ class SliceWriter:
             ready = [] if first is None else [first]
             tables = list(self.infer_all(chain(ready, batches), clock, pictures))
         table = pa.concat_tables([self.schema.empty_table(), *tables]).combine_chunks()
+        if piece.is_again:
+            table = self._with_good(piece, table, pictures)
         if piece.rows not in (UNKNOWN, table.num_rows):
             raise RuntimeError(
                 f"slice {piece.slice_id} of {piece.uri}: {table.num_rows} rows read, "
@@ -248,6 +254,18 @@ class SliceWriter:
         assert draw_each is not None
         named = [draw_each(row.id, each) for row, each in zip(rows, told, strict=True)]
         return {IMAGE_URIS: pictures.put(named)}
+
+    def _with_good(self, piece: Slice, table: pa.Table, pictures: Pictures) -> pa.Table:
+        """Rows of a slice that is done again, see `keep_good`; what was drawn of them stays too."""
+        before = self.run.part(piece.slice_id).replace_schema_metadata()
+        table, kept = keep_good(before, table)
+        if kept.num_rows:
+            logger.warning(
+                "slice %s of %s: %d good rows can be had no more and stay as they were",
+                piece.slice_id, piece.uri, kept.num_rows,
+            )  # fmt: skip
+        pictures.keep(uris_of(kept))
+        return table.combine_chunks()
 
     def _put(self, piece: Slice, table: pa.Table, counts: Mapping[str, str]) -> None:
         described = {**self.work.metadata, **counts, "fingerprint": self.run.fingerprint}

@@ -39,7 +39,7 @@ def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterato
     if metadata is None:  # no Parquet: one failed row, when it is read
         yield make_slice(format, entry.uri, stamp, (0, 0), UNKNOWN, entry.size)
         return
-    _check_columns(origin, entry.uri, metadata.schema.to_arrow_schema())
+    check_columns(origin, entry.uri, metadata.schema.to_arrow_schema(), image_column)
     groups = [metadata.row_group(i) for i in range(metadata.num_row_groups)]
     start = 0
     while start < len(groups):
@@ -52,10 +52,12 @@ def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterato
         start = stop
 
 
-def _check_columns(origin: Origin, uri: str, schema: pa.Schema) -> None:
+def check_columns(
+    origin: Origin, uri: str, schema: pa.Schema, main_column: Callable[[pa.Schema, str], str]
+) -> None:
     """Raise ValueError, naming the shard, where it lacks a column that was asked for."""
     try:
-        image_column(schema, origin.source.image)
+        main_column(schema, origin.source.image)
         label_column(schema, origin.source.label)
         check_column(schema.names, origin.source.faces)
         origin.group_column(schema.names)
@@ -90,7 +92,7 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
             if isinstance(error, OSError) and (reason := refusal_of(error)):
                 problem = reason
                 break
-            _prove_readable(origin, piece.uri)  # raises where it is storage that fails
+            prove_readable(origin, piece.uri)  # raises where it is storage that fails
             if problem and IN_STORAGE in str(error):
                 raise
             problem = f"damaged Parquet: {error}"
@@ -112,7 +114,7 @@ def _read_groups(origin: Origin, piece: Slice, shard: str) -> Iterator[Row]:
             yield replace(row, id=name, uri=uri, data=b"" if error else row.data, error=error)
 
 
-def _prove_readable(origin: Origin, uri: str) -> None:
+def prove_readable(origin: Origin, uri: str) -> None:
     """Read a file through, to tell damage from an outage."""
     with origin.storage.open_stream(uri) as stream:
         while stream.read(1 << 24):
@@ -136,18 +138,27 @@ def read_columns(origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]
         groups = batch.column(group) if group else None
         known = batch.column(faces) if faces else None
         for number, image in enumerate(images):
-            belongs = _text(groups[number].as_py() if groups is not None else None) or ""
-            truth, problem = tells(truths[number].as_py()) if truths is not None else (None, "")
+            belongs, no_group = value_of(groups[number]) if groups is not None else (None, "")
+            value, problem = value_of(truths[number]) if truths is not None else (None, "")
+            truth, problem = tells(value) if truths is not None and not problem else (None, problem)
             there, wrong = faces_of(known[number].as_py()) if known is not None else (None, "")
             yield Row(
                 id="",
                 uri="",
                 data=image.as_py() or b"",
                 truth=truth,
-                group=belongs,
+                group=_text(belongs) or "",
                 faces=there,
-                error=problem or wrong,
+                error=problem or no_group or wrong,
             )
+
+
+def value_of(cell: pa.Scalar) -> tuple[Any, str]:
+    """What a cell of a column holds, or nothing and what is wrong with it."""
+    try:
+        return cell.as_py(), ""
+    except UnicodeDecodeError as error:
+        return None, f"a column of text holds bytes that are none: {error}"
 
 
 def truth_reader(

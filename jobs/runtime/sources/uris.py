@@ -3,6 +3,7 @@
 import posixpath
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -11,8 +12,15 @@ from jobs.runtime.known_faces import KnownFace, check_column, faces_of
 from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources.files import read_all
 from jobs.runtime.sources.origin import Origin
-from jobs.runtime.sources.parquet import label_column, read_metadata, truth_reader
-from jobs.runtime.storage import Entry, absolute, join
+from jobs.runtime.sources.parquet import (
+    check_columns,
+    label_column,
+    prove_readable,
+    read_metadata,
+    truth_reader,
+    value_of,
+)
+from jobs.runtime.storage import Entry, absolute, join, refusal_of
 
 USUAL_NAMES = ("uri", "url", "path", "image", "file", "file_name")
 
@@ -24,8 +32,7 @@ def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
         if metadata is None:
             raise ValueError(f"{entry.uri}: not a Parquet table of addresses")
         schema = metadata.schema.to_arrow_schema()
-        address_column(schema, origin.source.image)
-        check_column(schema.names, origin.source.faces)
+        check_columns(origin, entry.uri, schema, address_column)
         stamp = version(entry.size, entry.mtime_ns)
         step = origin.source.slice_rows
         for start in range(0, metadata.num_rows, step):
@@ -34,30 +41,40 @@ def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
             yield make_slice("uris", entry.uri, stamp, (start, stop), stop - start, size)
 
 
+class _Told(NamedTuple):
+    """A row of the table."""
+
+    address: str
+    truth: str | None = None
+    group: str = ""
+    faces: tuple[KnownFace, ...] | None = None
+    error: str = ""
+
+
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """One row per address, in order. A relative address is relative to the table's folder."""
     shard = origin.name(piece.uri)
-    addresses, told, groups, known = _addresses(origin, piece)
-    truths = [truth for truth, _ in told]
+    told = _read_table(origin, piece)
     targets: list[tuple[str, str, str]] = []
-    for number, address in enumerate(addresses, start=piece.start):
-        uri = address or ""
+    for number, each in enumerate(told, start=piece.start):
+        uri = each.address
         if uri and "://" not in uri and not uri.startswith("/"):
             uri = join(posixpath.dirname(piece.uri), uri)
         uri = uri if _refuse(uri) else absolute(uri)
         targets.append((f"{shard}#{number}", posixpath.basename(uri), uri))
-    rows = _read_good(origin, targets, truths)
-    for row, (_, problem), group, (faces, wrong) in zip(rows, told, groups, known, strict=True):
-        error = row.error or problem or wrong
-        data = b"" if error else row.data
-        yield replace(row, group=group, faces=faces, error=error, data=data)
+    problems = [each.error or _refuse(uri) for each, (_, _, uri) in zip(told, targets, strict=True)]
+    rows = _read_good(origin, targets, [each.truth for each in told], problems)
+    for row, each in zip(rows, told, strict=True):
+        yield replace(row, group=each.group, faces=each.faces)
 
 
 def _read_good(
-    origin: Origin, targets: Sequence[tuple[str, str, str]], truths: Sequence[str | None]
+    origin: Origin,
+    targets: Sequence[tuple[str, str, str]],
+    truths: Sequence[str | None],
+    problems: Sequence[str],
 ) -> Iterator[Row]:
-    """Rows in order, those with an address that cannot be one as failed rows."""
-    problems = [_refuse(uri) for _, _, uri in targets]
+    """Rows in order, those with a problem as failed ones; what they name is not read."""
     good = [i for i, problem in enumerate(problems) if not problem]
     rows = read_all(origin, [targets[i] for i in good], [truths[i] for i in good])
     for (name, _, uri), truth, problem in zip(targets, truths, problems, strict=True):
@@ -75,23 +92,27 @@ def _refuse(uri: str) -> str:
     return ""
 
 
-def _addresses(
-    origin: Origin, piece: Slice
-) -> tuple[
-    list[str | None],
-    list[tuple[str | None, str]],
-    list[str],
-    list[tuple[tuple[KnownFace, ...] | None, str]],
-]:
-    """Addresses, truths with what is wrong with them, groups, and faces alike, of start..stop.
+def _read_table(origin: Origin, piece: Slice) -> list[_Told]:
+    """What the table tells of start..stop; where it cannot be read any more, why in each row."""
+    try:
+        return list(_rows(origin, piece))
+    except (pa.ArrowInvalid, OSError) as error:
+        problem = refusal_of(error) if isinstance(error, OSError) else ""
+        if not problem:
+            prove_readable(origin, piece.uri)  # raises where it is storage that fails
+            problem = f"damaged Parquet: {error}"
+        return [_Told(piece.uri, error=problem)] * piece.rows
 
-    Only the row groups that hold them are read.
-    """
+
+def _rows(origin: Origin, piece: Slice) -> Iterator[_Told]:
+    """The rows; only the row groups that hold them are read. Raises ArrowInvalid and OSError."""
     with origin.storage.open_input(piece.uri) as source:
         file = pq.ParquetFile(source)
-        column = address_column(file.schema_arrow, origin.source.image)
-        label = label_column(file.schema_arrow, origin.source.label)
-        group = origin.group_column(file.schema_arrow.names)
+        schema = file.schema_arrow
+        column = address_column(schema, origin.source.image)
+        label = label_column(schema, origin.source.label)
+        group = origin.group_column(schema.names)
+        faces = check_column(schema.names, origin.source.faces)
         sizes = [file.metadata.row_group(i).num_rows for i in range(file.num_row_groups)]
         ends = [sum(sizes[: i + 1]) for i in range(len(sizes))]
         held = [
@@ -99,20 +120,24 @@ def _addresses(
             for i, (end, size) in enumerate(zip(ends, sizes, strict=True))
             if end > piece.start and end - size < piece.stop
         ]
-        faces = check_column(file.schema_arrow.names, origin.source.faces)
         wanted = list(dict.fromkeys(filter(None, (column, label, group, faces))))
         table = file.read_row_groups(held, columns=wanted)
     table = table.slice(piece.start - (ends[held[0]] - sizes[held[0]]), piece.stop - piece.start)
-    told: list[tuple[str | None, str]] = [(None, "")] * len(table)
-    if label:
-        tells = truth_reader(origin, table.schema, label)
-        told = [tells(value) for value in table.column(label).to_pylist()]
-    groups = table.column(group).to_pylist() if group else [None] * len(table)
-    belongs = ["" if each is None else str(each) for each in groups]
-    known: list[tuple[tuple[KnownFace, ...] | None, str]] = [(None, "")] * len(table)
-    if faces:
-        known = list(map(faces_of, table.column(faces).to_pylist()))
-    return table.column(column).to_pylist(), told, belongs, known
+    tells = truth_reader(origin, schema, label)
+    found = {name: list(map(value_of, table.column(name))) for name in wanted}
+    for number in range(len(table)):
+        values = {name: cells[number] for name, cells in found.items()}
+        unread = next((wrong for _, wrong in values.values() if wrong), "")
+        truth, problem = tells(values[label][0]) if label else (None, "")
+        known, wrong = faces_of(values[faces][0]) if faces else (None, "")
+        belongs = values[group][0] if group else None
+        yield _Told(
+            address=values[column][0] or "",
+            truth=truth,
+            group="" if belongs is None else str(belongs),
+            faces=known,
+            error=unread or problem or wrong,
+        )
 
 
 def address_column(schema: pa.Schema, wanted: str) -> str:

@@ -5,6 +5,7 @@ import logging
 import os
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -160,3 +161,19 @@ def test_a_kill_between_plan_and_manifest_costs_nothing(tmp_path: Path):
     assert names_of(plan) == [["a.jpg", "b.jpg", "c.jpg"]]
     told = pq.read_schema(out / "plan.parquet").metadata[planning.FINGERPRINT].decode()
     assert told == manifest["fingerprint"]
+
+
+def test_an_empty_shard_does_not_grow_a_source(tmp_path: Path):
+    """Other tools write such: a training over them could never be repeated."""
+    (tmp_path / "in").mkdir()
+    for name, rows in (("a", [b"1", b"2"]), ("b", [])):
+        column = pa.array(rows, pa.binary())
+        pq.write_table(pa.table({"image": column}), tmp_path / "in" / f"{name}.parquet")
+    with pq.ParquetWriter(tmp_path / "in" / "c.parquet", pa.schema([("image", pa.binary())])):
+        pass
+
+    for _ in range(2):
+        assert planned(tmp_path / "in", tmp_path / "out", may_grow=False).rows == 2
+    pq.write_table(pa.table({"image": [b"3"]}), tmp_path / "in" / "d.parquet")
+    with pytest.raises(ValueError, match="grew by"):
+        planned(tmp_path / "in", tmp_path / "out", may_grow=False)

@@ -427,6 +427,47 @@ def test_a_table_of_addresses_reads_each_wherever_it_lies(tmp_path: Path):
     assert [piece.rows for piece in slices] == [3, 2]
 
 
+def test_a_table_of_addresses_that_breaks_or_goes_is_failed_rows(tmp_path: Path):
+    path = tmp_path / "list.parquet"
+    pq.write_table(pa.table({"uri": [f"{n}.png" for n in range(9)]}), path, compression="none")
+    origin = Origin(source=Source(uri=str(path), format="uris"), storage=Storage())
+    (piece,) = cut_slices(origin, "uris", origin.find())
+    whole = path.read_bytes()
+
+    path.write_bytes(whole[:4] + bytes(60) + whole[64:])
+    damaged = list(read_slice(origin, piece))
+    path.unlink()
+    gone = list(read_slice(origin, piece))
+
+    assert [row.error[:16] for row in damaged] == ["damaged Parquet:"] * 9
+    assert [row.error[:5] for row in gone] == ["gone:"] * 9
+    assert [row.id for row in gone] == [f"list.parquet#{n}" for n in range(9)]
+
+
+@pytest.mark.parametrize("options", [{"label": "clas"}, {"group": "patient"}, {"image": "photo"}])
+def test_a_column_that_a_table_of_addresses_lacks_is_refused_before_it_is_read(
+    tmp_path: Path, options: dict[str, str]
+):
+    pq.write_table(pa.table({"uri": ["a.png"], "label": ["x"]}), tmp_path / "t.parquet")
+    origin = Origin(source=Source(uri=str(tmp_path), **options), storage=Storage())  # pyright: ignore
+    with pytest.raises(ValueError, match=r"t\.parquet: .*there are|t\.parquet: .*text columns are"):
+        list(cut_slices(origin, "uris", origin.find()))
+
+
+@pytest.mark.parametrize("images", [[b"A", b"B"], ["a.png", "b.png"]])
+def test_a_label_or_group_that_is_no_text_fails_its_row_alone(tmp_path: Path, images: list[object]):
+    """Other tools write bytes of any encoding into columns of text."""
+    write_tree(tmp_path, {"a.png": b"A", "b.png": b"B"})
+    odd = pa.array([b"caf\xe9", b"tea"], pa.binary()).view(pa.string())
+    plain = pa.array(["x", "y"])
+    for label, group in ((odd, plain), (plain, odd)):
+        table = pa.table({"image": images, "label": label, "patient": group})
+        pq.write_table(table, tmp_path / "t.parquet")
+        _, rows = rows_of(tmp_path / "t.parquet", group="patient")
+        assert "holds bytes that are none" in rows[0].error
+        assert (rows[1].data, rows[1].error) == (b"B", "")
+
+
 @pytest.mark.parametrize(
     ("files", "options", "said"),
     [
