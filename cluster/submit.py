@@ -1,11 +1,14 @@
 """Submit a job to a Ray cluster and follow it to its end: `ray job submit`, filled in.
 
-    python -m cluster.submit --address http://head:8265 -- classify --data.uri s3://b/in --out s3://b/r
+    python -m cluster.submit --address http://head:8265 -- classify --data.uri s3://b/in \\
+        --op.weights s3://b/w.safetensors --out s3://b/run
 
-Sends this folder as the working directory, prints the job's log, and exits with the job's own exit
-code. Run again, it continues the same run directory, whatever became of the first attempt. With a
---submission-id it follows the job of that name where there is one, and submits it anew, as NAME-2
-and so on, only where that one failed: a pod that was evicted and comes back starts nothing twice.
+Sends the code of this folder (its packages and modules) as the working directory, prints the job's
+log, and exits with the job's own exit code. Run again, it continues the same run directory,
+whatever became of the first attempt. A job of the very same command that is still under way is
+followed, not submitted again. So is, with a --submission-id, the job of that name; it is submitted
+anew, as NAME-2 and so on, only where that one failed: a pod that was evicted and comes back starts
+nothing twice, and a night that is not over is not met by the next one.
 """
 
 import logging
@@ -23,7 +26,6 @@ from ray.job_submission import JobStatus, JobSubmissionClient
 
 logger = logging.getLogger(__name__)
 
-PACKAGES = ("jobs", "vision_ops", "cluster")
 POLL_S = 1.0
 START_S = 120.0
 """that the head's agent, which starts jobs, may take to come after the dashboard"""
@@ -46,9 +48,9 @@ class Config:
 def main(config: Config) -> int:
     """Submit; returns the job's exit code, 0 when not following."""
     root = Path(__file__).resolve().parents[1]
-    client = JobSubmissionClient(os.environ.get("RAY_ADDRESS") or config.address)
     command = entrypoint(config.command)
-    job, is_there = find_job(client, config.submission_id)
+    client = JobSubmissionClient(os.environ.get("RAY_ADDRESS") or config.address)
+    job, is_there = find_job(client, config.submission_id, command)
     if not is_there:
         job = begin(client, command, job, root)
     logger.info("%s %s", "following" if is_there else "submitted", job)
@@ -71,11 +73,18 @@ def begin(client: JobSubmissionClient, command: str, name: str, root: Path) -> s
         time.sleep(POLL_S)
 
 
-def find_job(client: JobSubmissionClient, name: str) -> tuple[str, bool]:
-    """The job of this name that did not fail, and True; else a name that is free, and False."""
+def find_job(client: JobSubmissionClient, name: str, command: str) -> tuple[str, bool]:
+    """The job of this command under way, or the one of this name that did not fail, and True.
+
+    Else a name that is free (empty: any), and False.
+    """
+    jobs = client.list_jobs()
+    for job in jobs:
+        if job.submission_id and job.entrypoint == command and not job.status.is_terminal():
+            return job.submission_id, True
     if not name:
         return "", False
-    known = {job.submission_id: job.status for job in client.list_jobs()}
+    known = {job.submission_id: job.status for job in jobs}
     tries = (name if number == 1 else f"{name}-{number}" for number in count(1))
     ended = (JobStatus.FAILED, JobStatus.STOPPED)
     found = next(each for each in tries if known.get(each) not in ended)
@@ -91,8 +100,14 @@ def entrypoint(command: tuple[str, ...]) -> str:
 
 
 def excludes(root: Path) -> list[str]:
-    """All of the folder but the packages: the upload stays small."""
-    return [f"/{path.name}" for path in root.iterdir() if path.name not in PACKAGES]
+    """All of the folder but its packages and modules: the upload stays small."""
+    return [f"/{path.name}" for path in root.iterdir() if not is_code(path)]
+
+
+def is_code(path: Path) -> bool:
+    """Whether a job may import it: one's own networks and worlds as well as Argus."""
+    is_package = path.name != "tests" and (path / "__init__.py").is_file()
+    return is_package or path.suffix == ".py"
 
 
 def follow(client: JobSubmissionClient, job: str) -> int:
@@ -117,4 +132,5 @@ if __name__ == "__main__":
     try:
         sys.exit(main(tyro.cli(Config, prog="python -m cluster.submit", description=__doc__)))
     except ValueError as refusal:
-        sys.exit(f"bad request: {refusal}")
+        logger.error("bad request: %s", refusal)
+        sys.exit(2)

@@ -30,13 +30,14 @@ from jobs.runtime.decoding import Decoder, decoded_bytes
 from jobs.runtime.plan import Plan
 from jobs.runtime.ray_lean import is_lean
 from jobs.runtime.ray_lean_data import lean_data
+from jobs.runtime.ray_nodes import num_nodes, refuse_unshared
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import GPUS_SEEN, Pool, Resources, make_pool
-from jobs.runtime.run import Run
+from jobs.runtime.run import PLAN, Run
 from jobs.runtime.slices import UNKNOWN, Slice
 from jobs.runtime.sources import USUAL_BYTES
-from jobs.runtime.storage import S3, Storage, cache_folder
+from jobs.runtime.storage import Storage, cache_folder
 from jobs.runtime.work import Receipt, SliceWorker, SliceWriter, Work, make_reader_args
 
 logger = logging.getLogger(__name__)
@@ -61,8 +62,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
     total = ray.cluster_resources()
     pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
     logger.info("ray: %s", pool)
-    if num_nodes() > 1 and not run.uri.startswith(S3):
-        logger.warning("out: %s must be a folder that all %d nodes share", run.uri, num_nodes())
+    refuse_unshared({"out": f"{plan.folder}/{PLAN}", "data.uri": plan.origin.root})
     args = make_reader_args(plan, work, resources)
     try:
         with lean_data() if is_lean() else nullcontext():
@@ -135,13 +135,18 @@ def _mapped(
 
 
 def call_on_ray(
-    function: Callable[[Mapping[str, str]], Answer], resources: Resources, files: Mapping[str, str]
+    function: Callable[[Mapping[str, str]], Answer],
+    resources: Resources,
+    files: Mapping[str, str],
+    shared: Mapping[str, str],
 ) -> Answer:
     """`function(files)` as one task on a node of the run's kind: on its CPUs, or on a GPU.
 
-    The process ends with the task, and what it imported leaves memory.
+    The process ends with the task, and what it imported leaves memory. `shared` are paths that all
+    nodes must see, see `refuse_unshared`.
     """
     start_ray(resources)
+    refuse_unshared(shared)
     total = ray.cluster_resources()
     pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
     largest = max(node["Resources"].get("CPU", 0) for node in ray.nodes() if node["Alive"])
@@ -161,11 +166,6 @@ def _call(
     function: Callable[[Mapping[str, str]], Answer], files: Mapping[str, "str | Shipped"]
 ) -> Answer:
     return function(_unpacked(files))
-
-
-def num_nodes() -> int:
-    """Machines of the cluster that are alive."""
-    return sum(node["Alive"] for node in ray.nodes())
 
 
 def _payload_bytes(todo: Sequence[Slice], decoder: Decoder) -> int:

@@ -18,6 +18,7 @@ from typing import Any
 import ray
 
 from jobs.runtime.ray_lean import lean_start
+from jobs.runtime.ray_nodes import await_workers
 from jobs.runtime.resources import Resources, joins_cluster, local_cpus
 
 QUIET = {
@@ -34,6 +35,7 @@ ITS_LEVEL = re.compile(rb"[^\n]*Set ray log level from environment variable[^\n]
 def start_ray(resources: Resources) -> None:
     """Join the cluster of RAY_ADDRESS (set inside `ray job submit`), else start a local Ray.
 
+    A cluster that has no CPU yet is waited for: its workers are still being started.
     A Ray that this process already started is used as it is, less what earlier runs left there.
     Signals stay with who had them: Ray would answer SIGTERM with a dump of the stack.
     """
@@ -56,6 +58,8 @@ def start_ray(resources: Resources) -> None:
     lean = not (resources.verbose or joins_cluster())
     with _own_signals(), _without(ITS_LEVEL), lean_start() if lean else nullcontext():
         ray.init(**options)
+    if joins_cluster():
+        await_workers()
     if lean:
         atexit.register(ray.shutdown)  # before Ray's own, which first waits 0.5 s for lines to show
 

@@ -10,10 +10,10 @@ import pickle
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
-from typing import Any, cast
+from typing import Any
 
 import pyarrow as pa
 import ray
@@ -31,7 +31,9 @@ from jobs.runtime.examples import Examples, ReaderArgs, decode_pieces, make_exam
 from jobs.runtime.learner import Metrics, Place, StepsDone, Training
 from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress, decoding_line
+from jobs.runtime.ray_nodes import Node, for_workers, nodes_alive, refuse_unshared
 from jobs.runtime.ray_start import start_ray
+from jobs.runtime.run import PLAN
 from jobs.runtime.training import TrainingResources
 
 logger = logging.getLogger(__name__)
@@ -43,19 +45,19 @@ STORE_SHARE = 0.8
 def store_room(resources: TrainingResources) -> float:
     """Bytes of pictures that fit Ray's object store on each node. Starts or joins Ray."""
     start_ray(resources.ray)
-    return STORE_SHARE * smallest_store(cast(list[dict[str, Any]], ray.nodes()))
+    return STORE_SHARE * smallest_store(nodes_alive())
 
 
-def smallest_store(nodes: Sequence[Mapping[str, Any]]) -> float:
+def smallest_store(nodes: Sequence[Node]) -> float:
     """Bytes of the smallest object store among Ray's nodes on which a worker may stand."""
-    resources = [node["Resources"] for node in nodes if node["Alive"]]
-    stores = [each.get("object_store_memory", 0.0) for each in resources if each.get("CPU")]
+    stores = [node["Resources"].get("object_store_memory", 0.0) for node in for_workers(nodes)]
     return min(stores, default=0.0)
 
 
 def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Examples of every slice of the plan, decoded once by Ray Data's tasks. Needs Ray."""
     start_ray(resources.ray)
+    refuse_unshared({"out": f"{plan.folder}/{PLAN}", "data.uri": plan.origin.root})
     ray.data.DataContext.get_current().enable_progress_bars = False
     pieces = [pa.table({"slice": [pickle.dumps(piece)]}) for piece in plan.slices]
     dataset = ray.data.from_arrow(pieces).map_batches(
@@ -144,7 +146,8 @@ def make_share(resources: TrainingResources) -> dict[str, float]:
     total = ray.cluster_resources()
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     workers, on_gpu = resources.num_workers, gpus > 0 and resources.gpus_per_worker > 0
-    share: dict[str, float] = {"CPU": resources.cpus_per_worker or _even_share(workers)}
+    even = even_share(nodes_alive(), workers)
+    share: dict[str, float] = {"CPU": resources.cpus_per_worker or even}
     if on_gpu:
         share["GPU"] = resources.gpus_per_worker
     fits = int(cpus / share["CPU"])
@@ -158,10 +161,9 @@ def make_share(resources: TrainingResources) -> dict[str, float]:
     return share
 
 
-def _even_share(workers: int) -> int:
-    """CPUs of the smallest node less one, for the workers that it gets."""
-    nodes = cast(list[dict[str, Any]], ray.nodes())
-    cpus = [int(node["Resources"].get("CPU", 0)) for node in nodes if node["Alive"]]
+def even_share(nodes: Sequence[Node], workers: int) -> int:
+    """CPUs of a worker: of the smallest node with any, less one, for the workers that it gets."""
+    cpus = [int(node["Resources"]["CPU"]) for node in for_workers(nodes)] or [0]
     return max(1, (min(cpus) - 1) // math.ceil(workers / len(cpus)))
 
 

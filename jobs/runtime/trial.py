@@ -18,7 +18,7 @@ import numpy as np
 from jobs.runtime.decoding import Decoder, GuardedDecoder
 from jobs.runtime.plan import Plan, load_files
 from jobs.runtime.resources import Resources, joins_cluster
-from jobs.runtime.run import Run
+from jobs.runtime.run import PLAN, Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin
@@ -137,7 +137,9 @@ def settle(
     if found is None:
         if told:
             logger.info("network: %s", told)
-        verdict, name, data = call_once(partial(_with_bytes, try_out), resources, files)
+        verdict, name, data = call_once(
+            partial(_with_bytes, try_out), resources, files, shared={"out": run.path(PLAN)}
+        )
     else:
         verdict, name, data = _with_bytes(lambda _: found, files)
     path = run.storage.fetch(run.put(f"network/{name}", data))
@@ -147,17 +149,22 @@ def settle(
 
 
 def call_once(
-    function: Callable[[Mapping[str, str]], Answer], resources: Resources, files: Mapping[str, str]
+    function: Callable[[Mapping[str, str]], Answer],
+    resources: Resources,
+    files: Mapping[str, str],
+    *,
+    shared: Mapping[str, str] | None = None,
 ) -> Answer:
     """`function(files)` on a machine of the run's kind: here, or as one task of Ray.
 
-    `files` are paths by name; a task on another node gets those of its copies.
+    `files` are paths by name; a task on another node gets those of its copies. Raises ValueError
+    where a path of `shared`, by the option it was given with, is not on every node.
     """
     if resources.engine == "inline":
         return function(files)
     from jobs.runtime.ray_engine import call_on_ray
 
-    return call_on_ray(function, resources, files)
+    return call_on_ray(function, resources, files, shared or {})
 
 
 def _with_bytes(

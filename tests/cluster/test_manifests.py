@@ -23,10 +23,10 @@ RAY_FIELDS = {
         *("activeDeadlineSeconds", "shutdownAfterJobFinishes", "ttlSecondsAfterFinished"),
         "rayClusterSpec",
     },
-    "RayCronJob": {"schedule", "timeZone", "suspend", "jobTemplate"},
+    "RayCronJob": {"schedule", "suspend", "jobTemplate"},
     "RayCluster": {"rayVersion", "authOptions", "headGroupSpec", "workerGroupSpecs"},
 }
-"""fields of KubeRay's API reference (ray.io/v1) that are used"""
+"""fields of KubeRay's API reference (ray.io/v1) of 1.6 that are used"""
 
 
 def documents(name: str) -> list[dict[str, Any]]:
@@ -81,6 +81,13 @@ def test_ray_clusters_are_of_valid_pods_private_and_want_a_token(spec: dict[str,
         validate(pod, KUBERNETES, strict=True)
 
 
+def test_an_image_that_was_loaded_by_hand_is_not_looked_for_elsewhere():
+    """Without a tag it would be `latest`, which is pulled each time."""
+    manifests = [(CLUSTER / name).read_text() for name in {name for name, _ in KUBERAY}]
+    for text in manifests:
+        assert text.count("imagePullPolicy: IfNotPresent") == text.count("image: argus") > 1
+
+
 def test_a_manifest_with_a_slip_is_not_accepted():
     kubernetes = pytest.importorskip("kubernetes_validate")
     (cron,) = (d for d in documents("cronjob.yaml") if d["kind"] == "CronJob")
@@ -92,6 +99,7 @@ def test_a_manifest_with_a_slip_is_not_accepted():
 def test_two_nights_never_run_at_a_time():
     (cron,) = (d for d in documents("cronjob.yaml") if d["kind"] == "CronJob")
     assert cron["spec"]["concurrencyPolicy"] == "Forbid"
+    assert "activeDeadlineSeconds" not in cron["spec"]["jobTemplate"]["spec"]  # the job would go on
     (nightly,) = documents("raycronjob.yaml")
     assert nightly["spec"]["jobTemplate"]["activeDeadlineSeconds"] < 24 * 3600
 
@@ -152,3 +160,4 @@ def test_the_image_holds_what_its_dockerfile_copies():
     declared = re.search(r"argus\[(.+)\]", (ROOT / "pyproject.toml").read_text())
     assert declared is not None
     assert extras == set(declared[1].split(","))
+    assert extras == set(re.findall(r"--extra (\w+)", (CLUSTER / "aws.yaml").read_text()))

@@ -1,69 +1,24 @@
 """Jobs on a Ray that was started beside them, by `ray job submit` and by RAY_ADDRESS."""
 
 import json
-import os
-import signal
-import socket
 import subprocess
 import sys
-import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster.submit import entrypoint
+from cluster.submit import entrypoint, excludes
+from tests.cluster.heads import started_head
 from tests.jobs.runtime.toy import make_pictures
 from tests.untrained import save_untrained
-
-START_S = 90
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
     """Environment of a shell beside a Ray head of two CPUs with its job server."""
-    gcs, dashboard = free_port(), free_port()
-    scripts = str(Path(sys.executable).parent)
-    environment = {
-        **os.environ,
-        "PATH": f"{scripts}:{os.environ['PATH']}",
-        "RAY_AUTH_MODE": "disabled",
-        "RAY_USAGE_STATS_ENABLED": "0",
-    }
-    command = ["ray", "start", "--head", "--block", "--num-cpus=2", f"--port={gcs}"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={dashboard}"]
-    command += [f"--temp-dir={Path('/tmp') / f'argus-head-{os.getpid()}'}"]
-    log = (tmp_path_factory.mktemp("head") / "log").open("wb")
-    node = subprocess.Popen(
-        command, env=environment, stdout=log, stderr=log, start_new_session=True
-    )
-    deadline = time.monotonic() + START_S
-    while not answers(f"http://127.0.0.1:{dashboard}/api/version"):
-        assert time.monotonic() < deadline, "Ray's head did not start"
-        time.sleep(0.5)
-    yield {
-        **environment,
-        "GCS": f"127.0.0.1:{gcs}",
-        "JOBS": f"http://127.0.0.1:{dashboard}",
-    }
-    node.send_signal(signal.SIGTERM)
-    node.wait(60)
-    log.close()
-
-
-def answers(url: str) -> bool:
-    try:
-        with urllib.request.urlopen(url, timeout=2) as answer:
-            return answer.status == 200
-    except OSError:
-        return False
+    with started_head(tmp_path_factory.mktemp("head"), num_cpus=2) as environment:
+        yield environment
 
 
 @pytest.fixture
@@ -105,6 +60,38 @@ def test_a_submission_is_followed_by_its_name_and_made_anew_only_where_it_failed
     assert told("good", *options) == (0, "following good")
     assert told("bad", "--data.uri", "/nothing") == (2, "submitted bad")
     assert told("bad", "--data.uri", "/nothing") == (2, "submitted bad-2")
+
+
+@pytest.mark.slow
+def test_a_command_that_is_under_way_is_followed_and_not_begun_again(
+    head: dict[str, str], options: list[str]
+):
+    submit = [sys.executable, "-m", "cluster.submit", "--address", head["JOBS"]]
+    names = ("--submission-id", "one-night"), ("--submission-id", "the-next"), ()
+    said = []
+    for name, follow in zip(names, ("--no-follow", "--no-follow", "--follow"), strict=True):
+        command = [*submit, *name, follow, "--", "classify", *options]
+        ended = subprocess.run(command, env=head, capture_output=True, text=True)
+        said.append((ended.returncode, ended.stderr.splitlines()[-1]))
+    assert said == [(0, "submitted one-night"), (0, "following one-night")] + [
+        (0, "following one-night")
+    ]
+
+
+def test_a_bad_command_is_refused_before_any_cluster_is_asked():
+    command = [sys.executable, "-m", "cluster.submit", "--address", "http://127.0.0.1:9"]
+    ended = subprocess.run([*command, "--", "clasify"], capture_output=True, text=True)
+    assert ended.returncode == 2
+    assert ended.stderr.startswith("bad request: command: clasify; accepted: ")
+
+
+def test_all_code_of_the_folder_is_sent_and_nothing_else(tmp_path: Path):
+    for name in ("jobs/__init__.py", "mine/__init__.py", "tests/__init__.py", "runs/x/part.py"):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).touch()
+    for name in ("myworld.py", "README.md", ".env"):
+        (tmp_path / name).touch()
+    assert sorted(excludes(tmp_path)) == ["/.env", "/README.md", "/runs", "/tests"]
 
 
 @pytest.mark.slow

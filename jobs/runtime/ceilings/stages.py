@@ -44,7 +44,7 @@ def machine_of(resources: Resources, num_gpus: Callable[[], int]) -> Machine:
         return Machine(cpus=len(os.sched_getaffinity(0)), gpus=num_gpus(), load=load)
     import ray
 
-    from jobs.runtime.ray_engine import num_nodes
+    from jobs.runtime.ray_nodes import num_nodes
     from jobs.runtime.ray_start import start_ray
 
     start = time.perf_counter()

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from jobs.runtime.checkpoints import best_of
 from jobs.runtime.examples import class_names, held_out, some_of_each, targets
 from jobs.runtime.learner import TrainingConfig, num_steps
-from jobs.runtime.ray_training import smallest_store
+from jobs.runtime.ray_training import even_share, smallest_store
 from jobs.runtime.training import TrainingResources, decide_engine
 
 
@@ -82,6 +82,17 @@ def test_smallest_object_store_counts_where_workers_may_stand():
     nodes = [node(9e9), node(4e9), node(1e9, alive=False), node(2e9, cpus=0)]
     assert smallest_store(nodes) == 4e9
     assert smallest_store([]) == 0
+
+
+def test_workers_share_the_cpus_of_nodes_that_have_any():
+    def nodes(*cpus: int) -> list[dict[str, Any]]:
+        return [{"Alive": True, "Resources": {"CPU": n} if n else {}} for n in cpus]
+
+    assert even_share(nodes(0, 8, 8), 2) == 7  # a head without CPUs gives no worker less
+    assert even_share(nodes(0, 16, 16), 1) == 15
+    assert even_share(nodes(8, 8), 4) == 3
+    assert even_share(nodes(2), 2) == 1
+    assert even_share([], 1) == 1
 
 
 def test_classes_are_sorted_by_number_where_they_are_numbers():
