@@ -15,6 +15,8 @@ from vision_ops.models import head_of
 from vision_ops.models.feature_map import look_through, run_to_map
 from vision_ops.models.localizer import Localizer
 
+SAME = 1e-5
+"""range of a map, in parts of its largest value, that is what enlarging one value rounds to"""
 AGREES = 1e-3
 """how near the mean of a class' map must come to its logit, in parts of the largest"""
 
@@ -37,7 +39,7 @@ def make_class_maps(
         return by_localizer
     head = head_of(network)
     device = next(network.parameters()).device
-    at, _, _ = look_through(network.to("cpu"), head)
+    at, _, _ = look_through(network.to("cpu"), head, card.preprocess.network_shape)
     network.to(device)
 
     def by_classifier(images: Tensor, *, rectified: bool = False) -> tuple[Tensor, Tensor]:
@@ -70,13 +72,15 @@ def _weigh(head: nn.Module, features: Float[Tensor, "B C h w"]) -> Float[Tensor,
 
 def bright_box(values: Float[np.ndarray, "H W"], share: float) -> tuple[float, float, float, float]:
     """The tight box (x0, y0, x1, y1) px around the largest connected part of a map that is above
-    `share` of its range; the whole map where it has none. Of equal parts the first from the top.
+    `share` of its range; the whole map where it has none but rounding. Of equal parts the first
+    from the top.
 
     The published code of Zhou et al. brings a map to 0..1 first, so that one of negative values has
     a threshold too; the paper only says `of the max value`.
     """
+    values = values.astype(np.float64)
     low, high = float(values.min()), float(values.max())
-    if not high > low:
+    if not high - low > SAME * max(abs(low), abs(high)):
         return 0.0, 0.0, float(values.shape[1]), float(values.shape[0])
     bright = values > low + share * (high - low)
     parts = np.zeros(bright.shape, np.int32)

@@ -62,6 +62,17 @@ def test_chi_square_of_features_above_zero_is_that_of_the_paper():
     assert torch.isfinite(head(zeros, zeros)).all()
 
 
+@pytest.mark.parametrize("kind", ["weighted_l1", "chi_square"])
+@pytest.mark.parametrize("size", [64, 512])
+def test_first_weights_put_strangers_as_far_below_the_middle_as_twins_above(
+    kind: HeadKind, size: int
+):
+    head, a, b = make_head(kind, size).double(), unit(99, size, 0), unit(99, size, 1)
+    assert isinstance(head, heads.WeightedHead)
+    assert head.logits(a, a).mean().item() == pytest.approx(heads.MIDDLE)
+    assert head.logits(a, b).mean().item() == pytest.approx(-heads.MIDDLE, abs=0.2)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("block", [1, 9, 60])
 def test_blocks_of_any_size_give_the_same_scores(

@@ -195,6 +195,28 @@ def test_start_keeps_the_last_layer_only_where_it_gives_such_an_embedding(
     assert ("head.weight" in same) == kept
 
 
+@pytest.mark.parametrize("network", ["mobilefacenet", "iresnet18"])
+def test_a_start_of_another_embedding_size_keeps_what_is_before_the_last_layer(
+    tmp_path: Path, network: str
+):
+    """Both norm the numbers of the embedding behind it."""
+    card = Card(
+        network=network, classes=(), preprocess=FacePreprocess(), licence="MIT", source="x",
+        embedding_size=512,
+    )  # fmt: skip
+    torch.manual_seed(1)
+    save_checkpoint(tmp_path / "w.safetensors", build(network, 512), card)
+    weights = str(tmp_path / "w.safetensors")
+    model = FaceModelConfig(
+        network=network, embedding_size=128, preprocess=FacePreprocess(), weights=weights
+    )
+    fresh, source = build(network, 128), load_checkpoint(weights, "cpu")[0].state_dict()
+    load_start(fresh, model)
+    found = fresh.state_dict()
+    other = {name for name in source if not torch.equal(found[name], source[name])}
+    assert {name.split(".")[0] for name in other} < {"conv3", "bn", "fc", "features"}
+
+
 def test_model_of_a_start_is_that_of_its_card(tmp_path: Path):
     weights = save_embedder(tmp_path / "start.safetensors", 9)
     asked = FaceModelConfig(network="", weights=weights)

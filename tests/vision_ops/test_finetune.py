@@ -159,10 +159,27 @@ def test_workers_share_gradients_once_a_batch_however_many_pieces_it_has():
     for _ in range(2):
         learner.step(make_batch())
     assert isinstance(learner.descent.forward, CountsReductions)
-    assert (learner.descent.forward.passes, learner.descent.forward.shared) == (
-        8,
-        2,
-    )  # 12 pictures: 3, 3, 3, 3
+    forward = learner.descent.forward
+    assert (forward.passes, forward.shared) == (10, 2)  # 12 pictures: 2, 2, 3, 2, 3
+
+
+@pytest.mark.parametrize(
+    ("count", "pieces", "sizes"),
+    [(7, 3, [2, 2, 3]), (13, 4, [3, 3, 3, 4]), (5, 4, [2, 3]), (8, 4, [2] * 4), (1, 3, [1])],
+)
+def test_pieces_of_a_batch_are_even_and_none_is_a_single_picture(
+    count: int, pieces: int, sizes: list[int]
+):
+    """Batch norm over one picture with a map of one position raises in torch."""
+    learner = ClassifierLearner(replace(CONFIG, num_passes=pieces))
+    seen: list[int] = []
+
+    def loss(piece: slice) -> Tensor:
+        seen.append(piece.stop - piece.start)
+        return sum((p.sum() for p in learner.descent.network.parameters()), torch.zeros(()))
+
+    learner.descent._backward(count, loss)
+    assert seen == sizes
 
 
 def test_vectors_may_learn_at_a_rate_of_their_own():

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
 from vision_ops.boxes import to_original
@@ -21,7 +22,7 @@ from vision_ops.learners.localize import (
 )
 from vision_ops.models import build, embedding_size, head_of, logits_and_embeddings
 from vision_ops.models.detection import build_detector, coco_classes, detectors, freeze_norms
-from vision_ops.models.feature_map import MapEncoder
+from vision_ops.models.feature_map import MapEncoder, look_through
 from vision_ops.models.localizer import Localizer, elect
 from vision_ops.operators import OPERATORS
 from vision_ops.operators.localize import LocalizerConfig, method_of
@@ -208,6 +209,51 @@ def test_box_surrounds_the_largest_part_above_the_threshold():
     assert bright_box(values, 0.2) == (10, 8, 22, 15)
     assert bright_box(values, 0.5) == (3, 2, 6, 5)
     assert bright_box(np.zeros((4, 6)), 0.2) == (0, 0, 6, 4)
+
+
+@pytest.mark.parametrize("share", [0.2, 0.6, 0.99])
+@pytest.mark.parametrize("value", [3.7281, 0.9731, -51.3, 1e-3])
+def test_a_map_of_one_position_is_no_box_however_its_enlargement_is_rounded(
+    value: float, share: float
+):
+    small = torch.full((1, 1, 1, 1), value)
+    enlarged = F.interpolate(small, [32, 33], mode="bilinear")[0, 0].numpy()
+    assert bright_box(enlarged, share) == (0, 0, 33, 32)
+    last = np.float32(value)
+    enlarged = np.full((4, 6), last)
+    enlarged[1, 2] = np.nextafter(last, np.float32(np.inf))
+    assert bright_box(enlarged, share) == (0, 0, 6, 4)
+
+
+class Fixed(nn.Module):
+    """Takes pictures of 64 px and asserts it, as some of timm do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.fc = nn.Conv2d(3, 5, 3, stride=2), nn.Linear(5, 3)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        assert images.shape[2:] == (64, 64), "input size does not match"
+        return self.fc(self.conv(images).mean(dim=(2, 3)))
+
+
+def test_a_network_of_one_size_is_looked_through_by_a_picture_of_that_size():
+    network = Fixed()
+    assert look_through(network, network.fc, (3, 64, 64)) == ("conv", 5, ["fc"])
+    with pytest.raises(ValueError, match="Fixed: takes no picture of 224 px: input size"):
+        look_through(network, network.fc)
+
+
+@pytest.mark.parametrize("network", ["cnn_cifar10", "fast_cifar10"])
+def test_networks_of_one_size_have_no_class_maps_and_say_so(network: str):
+    card = Card(
+        network=network, classes=("a", "b", "c"), licence="CC0", source="random",
+        preprocess=Preprocess(height_px=32, width_px=32, resize_px=0), embedding_size=1,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match="class activation maps need|takes pictures of 32 px"):
+        make_class_maps(build(network, 3).eval(), card, "w")
+    with pytest.raises(ValueError, match="takes pictures of 32 px alone"):
+        build(f"localizer:{network}", 3)
 
 
 @pytest.mark.parametrize("asked", ["auto", "regression", "cam"])

@@ -250,6 +250,11 @@ def test_impossible_input_is_refused_with_its_value() -> None:
         accumulator.update(np.array([3]), *one)
     with pytest.raises(ValueError, match="ranked: class -1"):
         accumulator.update(np.array([0]), np.array([[-1]]), one[1])
+    for bad in (1.7, -0.2, np.nan):  # also of a class that is neither the first nor the true one
+        told = np.array([[0.5, bad, 0.2]], np.float32)
+        with pytest.raises(ValueError, match=r"probabilities: .*, accepted: 0\.\.1"):
+            accumulator.update(np.array([0]), np.array([[0, 1, 2]]), told)
+    assert accumulator.result().num_rows == 0
     with pytest.raises(ValueError, match="confidence: nan, accepted: 0..1"):
         CalibrationAccumulator().update(np.array([np.nan]), np.array([True]))
     with pytest.raises(ValueError, match="NaN or infinity"):

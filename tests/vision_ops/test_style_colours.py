@@ -27,6 +27,16 @@ def test_moments_are_those_of_numpy():
     np.testing.assert_allclose(covariance, np.cov(flat.T, bias=True), rtol=1e-9)
 
 
+@pytest.mark.slow
+def test_moments_of_a_picture_of_48_megapixels_are_exact():
+    """Sums of their products are beyond 64 bits."""
+    pixels = np.zeros((8000, 6000, 3), np.uint8)
+    pixels[4000:] = 255
+    mean, covariance = colour_moments(pixels)
+    assert mean.tolist() == [127.5] * 3
+    assert covariance.tolist() == [[127.5**2] * 3] * 3
+
+
 def test_mean_and_covariance_become_those_of_the_content():
     content, made = soft(0, 60, 120)[:30, :47], soft(1, 10, 250)
     found = matched(content, made)

@@ -102,8 +102,8 @@ class WeightedHead(nn.Module):
         self.kind: HeadKind = kind
         self.embedder = ""
         # of random unit vectors, as components are normal: sum |a-b| is 2 sqrt(E / pi), and sum
-        # (a-b)^2 / (|a|+|b|) is 0.926 sqrt(E); twice MIDDLE lies there
-        usual = 2 / torch.pi**0.5 if kind == "weighted_l1" else 0.926
+        # (a-b)^2 / (|a|+|b|) is 0.994 sqrt(E); twice MIDDLE lies there
+        usual = 2 / torch.pi**0.5 if kind == "weighted_l1" else 0.994
         self.weights = nn.Parameter(torch.full((size,), -2 * MIDDLE / (usual * size**0.5)))
         self.offset = nn.Parameter(torch.tensor(MIDDLE))
 

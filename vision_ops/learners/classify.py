@@ -122,7 +122,8 @@ class ClassifierLearnerConfig:
     seed: int = 0
     """of the first weights and of the augmentation"""
     num_passes: int = 1
-    """pieces that a batch is gone through in: gradients are added up, memory is saved"""
+    """pieces that a batch is gone through in, of two pictures at least: gradients are added up,
+    memory is saved"""
     source: str = "trained from random weights"
     """said in the checkpoint: what it was trained on"""
 

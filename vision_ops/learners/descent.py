@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import replace
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -154,10 +155,14 @@ class Descent:
             self.forward = self.wrap(self.network)  # it has taken note of what learns
 
     def _backward(self, count: int, loss: Callable[[slice], Tensor]) -> float:
-        """Gradients of the whole batch, added up piece by piece; returns what is minimised."""
-        objective, size = 0.0, -(-count // self.num_passes)
-        for first in range(0, count, size):
-            piece = slice(first, min(first + size, count))
+        """Gradients of the whole batch, added up piece by piece; returns what is minimised.
+
+        Pieces are as large as each other, and of two pictures at least: batch norm wants them.
+        """
+        objective, pieces = 0.0, min(self.num_passes, max(1, count // 2))
+        bounds = [count * number // pieces for number in range(pieces + 1)]
+        for first, stop in pairwise(bounds):
+            piece = slice(first, stop)
             # workers add up their gradients with the last piece
             alone = getattr(self.forward, "no_sync", nullcontext)
             with nullcontext() if piece.stop == count else alone():

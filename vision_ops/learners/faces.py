@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from itertools import dropwhile
 from pathlib import Path
 from typing import Any
 
@@ -322,11 +323,14 @@ def begin_as(card: Card, model: FaceModelConfig) -> FaceModelConfig:
 
 
 def load_start(embedder: nn.Module, model: FaceModelConfig) -> None:
-    """Copy a checkpoint's weights; the last layer only where it gives such an embedding."""
+    """Copy a checkpoint's weights; the last layer, and what norms its numbers, only where it gives
+    such an embedding.
+    """
     found, card = load_checkpoint(model.weights, "cpu")
     check_start(card, model)
     state, own = found.state_dict(), embedder.state_dict()
     if card.classes or card.embedding_size != model.embedding_size:
         head = next(name for name, layer in embedder.named_modules() if layer is head_of(embedder))
-        state |= {name: value for name, value in own.items() if name.startswith(f"{head}.")}
+        behind = dropwhile(lambda name: not name.startswith(f"{head}."), own)
+        state |= {name: own[name] for name in behind}
     load_state(embedder, state, model.weights)

@@ -162,7 +162,7 @@ class AdainPainter:
         return self.features(self.adain.with_margin(self.adain.filled_up(images)))
 
     def wanted(self, images: Images, styles: Numbers) -> Float[Tensor, "B _ _ _"]:
-        """t, the pictures' features with the moments of the style (eq. 10)."""
+        """t, the pictures' features with the moments of the style (eq. 9)."""
         bare, _ = taken_apart(self.maps(images)[self.content_layer])
         mean, std = self.moments[self.content_layer]
         return put_together(bare, Moments(mean[styles], std[styles]))

@@ -203,6 +203,7 @@ class ClassificationAccumulator:
         if not len(truth):
             return
         self._check(truth, ranked)
+        _check_probabilities("probabilities", probabilities)
         self.confusion.update(truth, ranked[:, 0])
         self.calibration.update(probabilities[:, 0], ranked[:, 0] == truth)
         found = ranked == truth[:, None]
@@ -214,7 +215,6 @@ class ClassificationAccumulator:
         np.put_along_axis(scores, ranked, probabilities.astype(np.float32), axis=1)
         self.roc.update(truth, scores)
         likelihood = scores[np.arange(len(truth)), truth].astype(np.float64)
-        _check_probabilities("probabilities", likelihood)
         self.loss += int(_fixed_point(-np.log(likelihood.clip(EPSILON, 1 - EPSILON))).sum())
 
     def _check(self, truth: np.ndarray, ranked: np.ndarray) -> None:

@@ -22,7 +22,7 @@ class Adain(nn.Module):
     result  float  (B, 3, H, W)  sRGB, 0..1
 
     Features of a picture get the means and deviations of a style's, channel by channel (Huang
-    and Belongie 2017, eq. 8), and the decoder makes a picture of them (eq. 9). The encoder,
+    and Belongie 2017, eq. 8), and the decoder makes a picture of them (eq. 10). The encoder,
     `classifier` up to `path`, is as trained, with its own normalisation of pictures (`see_as`).
     Sizes are filled up by mirrored borders to multiples of `stride`.
     """

@@ -26,6 +26,8 @@ class Airbench(nn.Module):
     Only GELU, the paper's activation, is there.
     """
 
+    size_px = 32
+
     num_begin = 5_000
 
     def __init__(self, num_classes: int, activation: str = "relu", channels: int = 3) -> None:

@@ -48,12 +48,29 @@ def run_to_map(network: nn.Module, at: str, images: Tensor) -> tuple[Tensor, Ten
     return outputs, seen[-1]
 
 
-def look_through(network: nn.Module, head: nn.Module) -> tuple[str, int, list[str]]:
+def look_through(
+    network: nn.Module, head: nn.Module, shape: tuple[int, ...] = (3, TRIAL_PX, TRIAL_PX)
+) -> tuple[str, int, list[str]]:
     """Name of the module that gives the last map before the head, its channels, and all layers
     with parameters behind it. Raises ValueError where there is no such map.
 
-    One picture of zeros goes through; the training mode is left as it was.
+    One picture of zeros goes through, of TRIAL_PX where the network takes that, else of `shape`,
+    the one it is made for; the training mode is left as it was.
     """
+    side = getattr(network, "size_px", TRIAL_PX)
+    try:
+        return _look_through(network, head, (3, side, side))
+    except (RuntimeError, AssertionError) as refusal:  # torch's and timm's of another size
+        if shape[1:] == (side, side):
+            raise ValueError(
+                f"{type(network).__name__}: takes no picture of {side} px: {refusal}"
+            ) from refusal
+    return _look_through(network, head, shape)
+
+
+def _look_through(
+    network: nn.Module, head: nn.Module, shape: tuple[int, ...]
+) -> tuple[str, int, list[str]]:
     maps: list[tuple[str, int]] = []
     done: list[str] = []
     ended: list[int] = []
@@ -79,7 +96,7 @@ def look_through(network: nn.Module, head: nn.Module) -> tuple[str, int, list[st
     was_training = network.training
     try:
         with torch.no_grad():
-            network.eval()(torch.zeros(1, 3, TRIAL_PX, TRIAL_PX))
+            network.eval()(torch.zeros(1, *shape))
     finally:
         network.train(was_training)
         for hook in hooks:

@@ -69,8 +69,10 @@ def colour_moments(
     flat = pixels.reshape(-1, 3).astype(np.int64)
     count = len(flat)
     total, products = flat.sum(axis=0), flat.T @ flat
-    mean = total / count
-    return mean, (count * products - np.outer(total, total)) / count**2
+    # their products leave int64 from about 24 megapixels on: Python's whole numbers have no end
+    whole, sums = products.astype(object), total.astype(object)
+    covariance = (count * whole - np.outer(sums, sums)) / count**2
+    return total / count, covariance.astype(np.float64)
 
 
 def with_range(values: Float32[np.ndarray, "H W 3"]) -> UInt8[np.ndarray, "H W 3"]:
