@@ -118,9 +118,12 @@ class TarPictures:
         return f"{self.uri}#{name}"
 
     def keep(self, uris: Sequence[str]) -> None:
-        """They are copied: the tar is put anew."""
+        """They are copied, for the tar is put anew; one that was drawn anew is there already."""
+        there = set(self.tar.getnames())
         for uri, data in read_pictures(self.run.storage, uris).items():
-            self._add(uri.removeprefix(f"{self.uri}#"), data)
+            name = uri.removeprefix(f"{self.uri}#")
+            if name not in there:
+                self._add(name, data)
 
     def _key(self, name: str) -> str:
         stem = image_name(name, self.ending).removeprefix("images/")

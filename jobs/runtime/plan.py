@@ -96,8 +96,7 @@ def make_plan(
     With `retry_failed`, done slices that hold failed rows are to do again. Raises ValueError where
     nothing is there, where the run directory lies inside the source or holds parts of another
     request, and where a planned shard was changed since: its rows would be counted twice or lost.
-    Unless it `may_grow`, also where there
-    is more than was planned; nothing is written then.
+    Unless it `may_grow`, also where there is more than was planned; nothing is written then.
     """
     refuse_inside(run.uri, origin.root)
     done = _done(run)

@@ -259,10 +259,10 @@ class SliceWriter:
         """Rows of a slice that is done again, see `keep_good`; what was drawn of them stays too."""
         before = self.run.part(piece.slice_id).replace_schema_metadata()
         table, kept = keep_good(before, table)
-        if kept.num_rows:
+        if good := kept["status"].to_pylist().count("ok"):
             logger.warning(
                 "slice %s of %s: %d good rows can be had no more and stay as they were",
-                piece.slice_id, piece.uri, kept.num_rows,
+                piece.slice_id, piece.uri, good,
             )  # fmt: skip
         pictures.keep(uris_of(kept))
         return table.combine_chunks()

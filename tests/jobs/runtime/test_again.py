@@ -3,6 +3,7 @@
 import io
 import shutil
 import tarfile
+from functools import partial
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -50,8 +51,10 @@ def test_good_rows_and_pictures_stay_where_the_input_is_gone_when_failed_ones_ar
     assert len(shown) == 23
 
 
-def test_a_tar_that_is_gone_keeps_its_rows(tmp_path: Path):
+@pytest.mark.parametrize("archives", [False, True])
+def test_a_tar_that_is_gone_keeps_its_rows_and_pictures(tmp_path: Path, archives: bool):
     """Compressed ones are cut into one slice, whose rows nobody counted before they were read."""
+    to = partial(run_toy, tmp_path / "in", tmp_path / "out", INLINE, draw=drawn, archives=archives)
     (tmp_path / "in").mkdir()
     for name in ("a", "b"):
         with tarfile.open(tmp_path / "in" / f"{name}.tar.gz", "w:gz") as tar:
@@ -60,13 +63,16 @@ def test_a_tar_that_is_gone_keeps_its_rows(tmp_path: Path):
                 data = b"bad" if number == 5 else bytes([97 + number])
                 header.size = len(data)
                 tar.addfile(header, io.BytesIO(data))
-    before = rows_of(run_toy(tmp_path / "in", tmp_path / "out", INLINE)[1])
+    before, images = rows_of(to()[1]), tmp_path / "out" / "images"
+    made = {path: path.read_bytes() for path in images.rglob("*.*") if path.is_file()}
     (tmp_path / "in" / "a.tar.gz").unlink()
 
-    plan, run = run_toy(tmp_path / "in", tmp_path / "out", INLINE, retry_failed=True)
+    plan, run = to(retry_failed=True)
 
     assert len(plan.todo) == 2
     assert rows_of(run) == before
+    assert {path: path.read_bytes() for path in made} == made
+    assert len(made) == (2 if archives else 16)
     assert run.manifest["counts"] == {"read": 18, "ok": 16, "failed": 2}
 
 
