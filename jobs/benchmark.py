@@ -134,7 +134,7 @@ def measure(config: Config, weights: Resolved, run: Run, plan: Plan) -> Outcome:
     """
     machine = stages.machine_of(config.resources, lambda: int(has_gpu()))
     source = sample_of(plan, config.resources)
-    alone = partial(call_once, resources=config.resources, files={})
+    alone = partial(call_once, resources=config.resources, files={}, shared=source.shared)
     logger.info("reading and decoding alone")
     preprocess = weights.card.preprocess
     decoders = decoders_of(config.decode, preprocess, machine.gpus)

@@ -63,7 +63,9 @@ def choose_network(
 ) -> Choice:
     """How the network is run, settled once for a run directory; of so few rows, without a trial."""
     files = {"weights": request.weights}
-    settled = partial(settle, run, resources, recall=partial(recalled, request), files=files)
+    settled = partial(
+        settle, run, resources, recall=partial(recalled, request), files=files, shared=source.shared
+    )
     if 0 <= rows < UNTRIED_ROWS and request.precision == "fp32" and not request.compiled:
         choice = settled(try_out=partial(as_it_is, request), told="")
     else:

@@ -119,11 +119,12 @@ class TarPictures:
 
     def keep(self, uris: Sequence[str]) -> None:
         """They are copied, for the tar is put anew; one that was drawn anew is there already."""
-        there = set(self.tar.getnames())
-        for uri, data in read_pictures(self.run.storage, uris).items():
-            name = uri.removeprefix(f"{self.uri}#")
-            if name not in there:
-                self._add(name, data)
+        held = filter(None, map(IN_TAR.fullmatch, uris))
+        names = {each[2] for each in held} - set(self.tar.getnames())
+        # here, wherever the run directory lay when they were drawn
+        kept = read_pictures(self.run.storage, [f"{self.uri}#{name}" for name in names])
+        for uri, data in kept.items():
+            self._add(uri.removeprefix(f"{self.uri}#"), data)
 
     def _key(self, name: str) -> str:
         stem = image_name(name, self.ending).removeprefix("images/")

@@ -77,6 +77,14 @@ class Plan:
         """Rows of all slices; -1 where a shard's are not known before it is read."""
         return total_rows(self.slices)
 
+    @property
+    def shared(self) -> dict[str, str]:
+        """What workers read on whichever node they are, by the option that names it."""
+        written = {"out": f"{self.folder}/{PLAN}"}
+        return (
+            written if self.format == numbers.FORMAT else {**written, "data.uri": self.origin.root}
+        )
+
 
 def total_rows(slices: Sequence[Slice]) -> int:
     """Rows of these slices; -1 where a shard's are not known before it is read."""
@@ -144,10 +152,10 @@ def plan_numbers(origin: Origin, run: Run, count: int, *, write: bool = True) ->
     What was planned stays, also where `count` is less than it was.
     """
     known = [] if _is_foreign(run) else read_slices(run)
-    first = max((piece.stop for piece in known), default=0)
+    first, done = max((piece.stop for piece in known), default=0), _done(run)
     cuts = numbers.count_on(origin, first, count)
     folder, new = _append(run, known, cuts, count // numbers.SLICE_ROWS, write=write)
-    slices, done = [*known, *new], _done(run)
+    slices = [*known, *new]
     run.lap("plan")
     return Plan(
         origin=origin,
@@ -189,7 +197,7 @@ def load_files(folder: str, storage: Storage, piece: Slice) -> Slice:
             if piece.position < first + size:
                 rows = file.read_row_group(group, columns=["slice_id", "files"])
                 (row,) = rows.slice(piece.position - first, 1).to_pylist()
-                if row["slice_id"] != piece.slice_id:
+                if not piece.slice_id.startswith(row["slice_id"]):  # repeated ones add to it
                     raise RuntimeError(
                         f"{folder}/{PLAN}: another attempt over the same --out replaced it; repeat "
                         "the command when that one has ended"

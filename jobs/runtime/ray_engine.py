@@ -34,7 +34,7 @@ from jobs.runtime.ray_nodes import num_nodes, refuse_unshared
 from jobs.runtime.ray_start import start_ray
 from jobs.runtime.reading import Clock, DecodedBatch, ReaderArgs, SliceReader
 from jobs.runtime.resources import GPUS_SEEN, Pool, Resources, make_pool
-from jobs.runtime.run import PLAN, Run
+from jobs.runtime.run import Run
 from jobs.runtime.slices import UNKNOWN, Slice
 from jobs.runtime.sources import USUAL_BYTES
 from jobs.runtime.storage import Storage, cache_folder
@@ -62,7 +62,7 @@ def receipts(run: Run, plan: Plan, work: Work, resources: Resources) -> Iterator
     total = ray.cluster_resources()
     pool = make_pool(resources, total.get("CPU", 0), total.get("GPU", 0))
     logger.info("ray: %s", pool)
-    refuse_unshared({"out": f"{plan.folder}/{PLAN}", "data.uri": plan.origin.root})
+    refuse_unshared(plan.shared)
     args = make_reader_args(plan, work, resources)
     try:
         with lean_data() if is_lean() else nullcontext():

@@ -33,7 +33,6 @@ from jobs.runtime.plan import Plan
 from jobs.runtime.progress import Progress, decoding_line
 from jobs.runtime.ray_nodes import Node, for_workers, nodes_alive, refuse_unshared
 from jobs.runtime.ray_start import start_ray
-from jobs.runtime.run import PLAN
 from jobs.runtime.training import TrainingResources
 
 logger = logging.getLogger(__name__)
@@ -57,7 +56,7 @@ def smallest_store(nodes: Sequence[Node]) -> float:
 def decode_in_tasks(plan: Plan, reading: ReaderArgs, resources: TrainingResources) -> Examples:
     """Examples of every slice of the plan, decoded once by Ray Data's tasks. Needs Ray."""
     start_ray(resources.ray)
-    refuse_unshared({"out": f"{plan.folder}/{PLAN}", "data.uri": plan.origin.root})
+    refuse_unshared(plan.shared)
     ray.data.DataContext.get_current().enable_progress_bars = False
     pieces = [pa.table({"slice": [pickle.dumps(piece)]}) for piece in plan.slices]
     dataset = ray.data.from_arrow(pieces).map_batches(

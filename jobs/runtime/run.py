@@ -205,7 +205,8 @@ class Run:
         Raises RuntimeError where a part is damaged.
         """
         waiting, flying, held = deque(self.parts()), deque[tuple[int, Future[pa.Table]]](), 0
-        with ThreadPoolExecutor(READS_IN_FLIGHT) as pool:
+        pool = ThreadPoolExecutor(READS_IN_FLIGHT)
+        try:
             while waiting or flying:
                 while waiting and len(flying) < READS_IN_FLIGHT:
                     size = waiting[0].size
@@ -216,6 +217,8 @@ class Run:
                 size, future = flying.popleft()
                 yield from future.result().to_batches(max_chunksize=BATCH_ROWS)
                 held -= size
+        finally:  # who wants no more waits for none of those that are under way
+            pool.shutdown(wait=False, cancel_futures=True)
 
     def _read(self, uri: str, columns: Sequence[str] | None) -> pa.Table:
         with self._part(uri) as file:

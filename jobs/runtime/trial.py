@@ -18,7 +18,7 @@ import numpy as np
 from jobs.runtime.decoding import Decoder, GuardedDecoder
 from jobs.runtime.plan import Plan, load_files
 from jobs.runtime.resources import Resources, joins_cluster
-from jobs.runtime.run import PLAN, Run
+from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
 from jobs.runtime.sources import read_slice
 from jobs.runtime.sources.origin import Origin
@@ -44,6 +44,8 @@ class SampleSource:
     slices: tuple[Slice, ...]
     timeout_s: float
     """for one image to be decoded"""
+    shared: Mapping[str, str]
+    """what must be there wherever it is read, see `Plan.shared`"""
 
     @property
     def name(self) -> str:
@@ -100,6 +102,7 @@ def sample_of(plan: Plan, resources: Resources) -> SampleSource:
         folder=plan.folder,
         slices=tuple(plan.slices[place] for place in dict.fromkeys(places)),
         timeout_s=resources.decode_timeout_s,
+        shared=plan.shared,
     )
 
 
@@ -120,13 +123,14 @@ def settle(
     recall: Callable[[], Choice | None],
     try_out: Callable[[Mapping[str, str]], Choice],
     files: Mapping[str, str],
+    shared: Mapping[str, str],
     told: str = "trying how it runs best here, once for these weights and images",
 ) -> Choice:
     """Choose once a run directory; later attempts keep the choice, and the very same file.
 
     `recall` tells at once what an earlier trial on this machine found. `try_out` finds out, in
     seconds or a minute (then `told` is said before), and is called where the actors will be, with
-    the paths of `files` there.
+    the paths of `files` there. Raises ValueError where not every node has `shared`.
     """
     known = run.manifest.get("network")
     if known:
@@ -138,7 +142,7 @@ def settle(
         if told:
             logger.info("network: %s", told)
         verdict, name, data = call_once(
-            partial(_with_bytes, try_out), resources, files, shared={"out": run.path(PLAN)}
+            partial(_with_bytes, try_out), resources, files, shared=shared
         )
     else:
         verdict, name, data = _with_bytes(lambda _: found, files)

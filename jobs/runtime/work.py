@@ -261,7 +261,7 @@ class SliceWriter:
         table, kept = keep_good(before, table)
         if good := kept["status"].to_pylist().count("ok"):
             logger.warning(
-                "slice %s of %s: %d good rows can be had no more and stay as they were",
+                "slice %s of %s: not all can be had any more; %d good rows stay as they were",
                 piece.slice_id, piece.uri, good,
             )  # fmt: skip
         pictures.keep(uris_of(kept))

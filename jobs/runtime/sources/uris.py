@@ -13,6 +13,7 @@ from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources.files import read_all
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.sources.parquet import (
+    IN_STORAGE,
     check_columns,
     label_column,
     prove_readable,
@@ -94,14 +95,19 @@ def _refuse(uri: str) -> str:
 
 def _read_table(origin: Origin, piece: Slice) -> list[_Told]:
     """What the table tells of start..stop; where it cannot be read any more, why in each row."""
-    try:
-        return list(_rows(origin, piece))
-    except (pa.ArrowInvalid, OSError) as error:
-        problem = refusal_of(error) if isinstance(error, OSError) else ""
-        if not problem:
+    problem = ""
+    for _ in range(2):  # what storage broke off once is read again: damage breaks off twice
+        try:
+            return list(_rows(origin, piece))
+        except (pa.ArrowInvalid, OSError) as error:
+            if isinstance(error, OSError) and (reason := refusal_of(error)):
+                problem = reason
+                break
             prove_readable(origin, piece.uri)  # raises where it is storage that fails
+            if problem and IN_STORAGE in str(error):
+                raise
             problem = f"damaged Parquet: {error}"
-        return [_Told(piece.uri, error=problem)] * piece.rows
+    return [_Told(piece.uri, error=problem)] * piece.rows
 
 
 def _rows(origin: Origin, piece: Slice) -> Iterator[_Told]:

@@ -12,8 +12,9 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # pyright: ignore
 from typing import Any
 
@@ -33,6 +34,7 @@ GROUP_LIMIT = 1000
 """members after which a new stem ends a sample: names such as img.0001.jpg share one key"""
 READ_BYTES = 1 << 23
 """of a tar at a time: a request each where it lies on S3"""
+UNPACKED_BYTES = 1 << 16
 LABEL_SUFFIXES = (".cls", ".json")
 DAMAGE = (tarfile.TarError, EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile)
 """what reading a broken archive raises"""
@@ -94,15 +96,16 @@ def _index(origin: Origin, entry: Entry) -> list[tuple[int, int, int]]:
 def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     """The images of a range of the tar, in order; where it breaks off, a failed row says so."""
     shard = origin.name(piece.uri)
-    num_rows, problem = 0, ""
+    num_rows, problem, last = 0, "", True
     try:
         with origin.storage.open_input(piece.uri) as file:
             file.seek(piece.start)
             last = piece.stop == file.size()
             span: Any = io.BufferedReader(_Span(file, piece.stop - piece.start), READ_BYTES)
-            if not piece.uri.endswith(".tar"):
-                span = gzip.GzipFile(fileobj=span)  # of one member or of several
-            blocks = _Blocks(span)
+            read_some = span.read
+            if not piece.uri.endswith(".tar"):  # of one member or of several
+                read_some = partial(_read_unpacked, gzip.GzipFile(fileobj=span))
+            blocks = _Blocks(read_some)
             for sample in _samples(origin, blocks, "r|"):
                 for row in _rows(origin, piece, sample):
                     num_rows += 1
@@ -111,7 +114,9 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
                 problem = "the archive breaks off here: it has no end mark"
         problem = problem or ("" if num_rows else "an empty archive")
     except DAMAGE as damage:
-        problem = f"the archive breaks off here: {damage}"
+        # a global header behind the last of its rows wants one more, which is the next slice's
+        if last or num_rows != piece.rows:
+            problem = f"the archive breaks off here: {damage}"
     except (OSError, pa.ArrowInvalid) as error:
         problem = refusal_of(error)
         if not problem:
@@ -139,16 +144,22 @@ class _Span(io.RawIOBase):
         return count
 
 
+def _read_unpacked(file: gzip.GzipFile, size: int) -> bytes:
+    """A little at a time: what was unpacked before a damaged place would be lost with it."""
+    return file.read1(min(size, UNPACKED_BYTES))
+
+
 class _Blocks:
     """A file to be read once that knows whether it ended as an archive does: by zeros."""
 
-    def __init__(self, file: Any) -> None:
-        self.file = file
+    def __init__(self, read_some: Callable[[int], bytes]) -> None:
+        self.read_some = read_some
         self.last = b""
         self.size = 0
 
     def read(self, size: int) -> bytes:
-        data = self.file.read(size)
+        """As many bytes, or fewer; none at the end."""
+        data = self.read_some(size)
         self.last = (self.last + data[-BLOCK:])[-BLOCK:]
         self.size += len(data)
         return data

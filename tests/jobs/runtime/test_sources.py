@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -233,12 +234,18 @@ def test_keys_with_empty_parts_are_not_taken_for_others(s3: StorageConfig, bucke
     assert told == {"/x.jpg": (b"", "not a name that can be read")}
 
 
+@pytest.mark.parametrize("format", ["parquet", "uris"])
 def test_a_shard_that_storage_broke_off_once_is_read_whole(
-    s3: StorageConfig, s3_endpoint: str, bucket: str
+    s3: StorageConfig, s3_endpoint: str, bucket: str, format: str, tmp_path: Path
 ):
     images = [bytes([i]) * 2000 for i in range(1, 40)]
+    write_tree(tmp_path, {f"{i}.jpg": data for i, data in enumerate(images)})
+    table = {
+        "parquet": pa.table({"image": images}),
+        "uris": pa.table({"uri": [f"{tmp_path}/{i}.jpg" for i in range(len(images))]}),
+    }[format]
     sink = io.BytesIO()
-    pq.write_table(pa.table({"image": images}), sink, row_group_size=10, compression="none")
+    pq.write_table(table, sink, row_group_size=10, compression="none")
     Storage(s3).put(f"{bucket}/x.parquet", sink.getvalue())
     left = [-1]
 
@@ -250,7 +257,7 @@ def test_a_shard_that_storage_broke_off_once_is_read_whole(
     with flaky_s3(s3_endpoint, fails) as flaky:
         storage = Storage(replace(s3, endpoint=flaky.endpoint, max_attempts=1))
         origin = Origin(source=Source(uri=f"{bucket}/x.parquet"), storage=storage)
-        (piece,) = cut_slices(origin, "parquet", origin.find())
+        (piece,) = cut_slices(origin, format, origin.find())
         for count in (1, 2):  # at the footer, and at what it leads to
             left[0] = count
             rows = list(read_slice(origin, piece))
@@ -341,13 +348,17 @@ def test_a_tar_that_is_damaged_in_the_middle_says_so_in_a_failed_row(
 
 
 def test_a_compressed_tar_that_is_cut_off_or_damaged_says_so(tmp_path: Path):
-    members = {f"{i}.jpg": bytes([i]) * 1000 for i in range(10)}
+    random = np.random.default_rng(0)
+    members = {f"{i}.jpg": random.bytes(20_000) for i in range(10)}
     packed = gzip.compress(write_tar(tmp_path / "x.tar", members).read_bytes())
     (tmp_path / "x.tar").unlink()
     for broken in (packed[: len(packed) // 2], packed[:-1], packed[:-8] + bytes(8), packed + b"?"):
         (tmp_path / "x.tar.gz").write_bytes(broken)
         _, rows = rows_of(tmp_path)
-        assert [row.error[:27] for row in rows if row.error] == ["the archive breaks off here"]
+        assert rows[-1].error[:27] == "the archive breaks off here"
+        whole = [row.data for row in rows[:-1]]
+        assert whole == list(members.values())[: len(whole)]
+        assert len(whole) == 10 if len(broken) > len(packed) // 2 else 0 < len(whole) < 10
 
 
 @pytest.mark.parametrize("slice_rows", [3, 100])
@@ -369,6 +380,24 @@ def test_tars_written_behind_one_another_are_read_whole(tmp_path: Path, slice_ro
         assert [(row.id, row.data, row.error) for row in rows] == [
             (f"{name}#{member}", data, "") for member, data in whole.items()
         ]
+
+
+def test_tars_with_a_global_header_each_are_read_whole_behind_one_another(tmp_path: Path):
+    """As `git archive` writes them; what is planned begins behind that header."""
+    parts = []
+    for half in range(2):
+        sink = io.BytesIO()
+        told = {"comment": "0" * 40}
+        with tarfile.open(fileobj=sink, mode="w", format=tarfile.PAX_FORMAT, pax_headers=told) as t:
+            for number in range(3 * half, 3 * half + 3):
+                header = tarfile.TarInfo(f"{number}.jpg")
+                header.size = 4
+                t.addfile(header, io.BytesIO(b"data"))
+        parts.append(sink.getvalue())
+    (tmp_path / "x.tar").write_bytes(b"".join(parts))
+    for slice_rows in (2, 3, 100):
+        _, rows = rows_of(tmp_path, slice_rows=slice_rows)
+        assert [(row.id, row.error) for row in rows] == [(f"x.tar#{n}.jpg", "") for n in range(6)]
 
 
 def test_a_tar_that_may_not_be_read_is_a_failed_row_and_an_outage_is_none(
