@@ -3,15 +3,16 @@
 import dataclasses
 import logging
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Set
 from typing import Any
 
 from jobs.runtime.plan import read_slices
 from jobs.runtime.run import Run
 from jobs.runtime.slices import Slice
-from jobs.runtime.sources import read_slice
+from jobs.runtime.sources import read_slice, webdataset
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.sources.wfdb import record_name
+from jobs.runtime.storage import refusal_of
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +34,8 @@ def _read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
     slices = read_slices(run)
     if not slices or not ids:
         return {}
+    if slices[0].format == "webdataset":
+        return dict(_from_tars(origin, {piece.uri for piece in slices}, ids))
     if slices[0].format == "files":
         pieces = [dataclasses.replace(slices[0], files=tuple(ids))]
     else:
@@ -45,6 +48,24 @@ def _read_images(run: Run, ids: Sequence[str]) -> dict[str, bytes]:
             if row.id in wanted and row.data:
                 found[row.id] = row.data
     return found
+
+
+def _from_tars(origin: Origin, uris: Set[str], ids: Sequence[str]) -> Iterator[tuple[str, bytes]]:
+    """Row ids and bytes of members, tar after tar."""
+    members: defaultdict[str, set[str]] = defaultdict(set)
+    for each in ids:
+        shard, _, member = each.partition("#")
+        members[shard].add(member)
+    for uri in sorted(uris):
+        shard = origin.name(uri)
+        if shard not in members:
+            continue
+        try:
+            for name, data in webdataset.pick(origin, uri, members[shard]):
+                yield f"{shard}#{name}", data
+        except OSError as error:
+            if not refusal_of(error):
+                raise
 
 
 def read_thumbnails(
@@ -83,7 +104,7 @@ def _holding(origin: Origin, slices: Sequence[Slice], ids: Sequence[str]) -> Ite
         shard = record_name(shard) if piece.format == "wfdb" else shard
         numbers = range(first[shard], first[shard] + max(piece.rows, 0))
         first[shard] = numbers.stop
-        if piece.format in ("webdataset", "wfdb"):
+        if piece.format == "wfdb":
             holds = shard in members
         else:
             holds = any(m.isdigit() and int(m) in numbers for m in members[shard])

@@ -12,7 +12,8 @@ import posixpath
 import re
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # pyright: ignore
@@ -101,11 +102,7 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
         with origin.storage.open_input(piece.uri) as file:
             file.seek(piece.start)
             last = piece.stop == file.size()
-            span: Any = io.BufferedReader(_Span(file, piece.stop - piece.start), READ_BYTES)
-            read_some = span.read
-            if not piece.uri.endswith(".tar"):  # of one member or of several
-                read_some = partial(_read_unpacked, gzip.GzipFile(fileobj=span))
-            blocks = _Blocks(read_some)
+            blocks = _blocks(file, piece.uri, piece.stop - piece.start)
             for sample in _samples(origin, blocks, "r|"):
                 for row in _rows(origin, piece, sample):
                     num_rows += 1
@@ -125,6 +122,40 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
     for number in range(num_rows, num_rows + missing):
         name = f"{shard}#{piece.start}+{number}"
         yield Row(id=name, uri=piece.uri, error=problem)
+
+
+def pick(origin: Origin, uri: str, names: Set[str]) -> Iterator[tuple[str, bytes]]:
+    """Names and bytes of these members of a tar, as far as it can be read; the last ends it.
+
+    Of a plain tar on this machine headers alone are read on the way; others have to be read
+    through, for a request for every header takes longer.
+    """
+    left = set(names)
+    with suppress(*DAMAGE), origin.storage.open_input(uri) as file:
+        headers = uri.endswith(".tar") and not uri.startswith(S3)
+        source = file if headers else _blocks(file, uri, file.size())
+        with _opened(source, "r:" if headers else "r|") as tar:
+            for member in tar:
+                tar.members = []  # else it keeps every header it has seen
+                if member.name in left and member.isreg():
+                    yield member.name, _payload(tar, member)
+                    left.remove(member.name)
+                if not left:
+                    return
+
+
+def _blocks(file: pa.NativeFile, uri: str, length: int) -> "_Blocks":
+    """The next `length` bytes of an archive, unpacked where it is packed, in members or in one."""
+    span: Any = io.BufferedReader(_Span(file, length), READ_BYTES)
+    if uri.endswith(".tar"):
+        return _Blocks(span.read)
+    return _Blocks(partial(_read_unpacked, gzip.GzipFile(fileobj=span)))
+
+
+def _opened(file: "_Blocks | pa.NativeFile", mode: str) -> Any:
+    """Blocks of zeros are passed over: behind them there may be another archive (`cat a b`)."""
+    told: Any = {"fileobj": file, "mode": mode, "bufsize": READ_BYTES}
+    return tarfile.open(**told, tarinfo=_Member, ignore_zeros=True)
 
 
 class _Span(io.RawIOBase):
@@ -182,16 +213,12 @@ class _Member(tarfile.TarInfo):
 
 
 def _samples(origin: Origin, file: "_Blocks | pa.NativeFile", mode: str) -> Iterator[_Sample]:
-    """Samples in order. Bytes are read in the streaming mode, `r:` only looks at the headers.
-
-    Blocks of zeros are passed over: behind them there may be another archive (`cat a.tar b.tar`).
-    """
+    """Samples in order. Bytes are read in the streaming mode, `r:` only looks at the headers."""
     sample: _Sample | None = None
     try:
-        told: Any = {"fileobj": file, "mode": mode, "bufsize": READ_BYTES}
-        with tarfile.open(**told, tarinfo=_Member, ignore_zeros=True) as tar:
+        with _opened(file, mode) as tar:
             for member in tar:
-                tar.members = []  # pyright: ignore # else it keeps every header it has seen
+                tar.members = []  # else it keeps every header it has seen
                 if member.isdir() or origin.is_ignored(member.name):
                     continue
                 key, stem = _key(member.name), _stem(member.name)
