@@ -15,7 +15,6 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import partial
 from tarfile import InvalidHeaderError, ReadError, TruncatedHeaderError  # pyright: ignore
 from typing import Any
 
@@ -35,7 +34,8 @@ GROUP_LIMIT = 1000
 """members after which a new stem ends a sample: names such as img.0001.jpg share one key"""
 READ_BYTES = 1 << 23
 """of a tar at a time: a request each where it lies on S3"""
-UNPACKED_BYTES = 1 << 16
+HELD_BYTES = 1 << 16
+"""by `tarfile` of a stream: it copies them all at every header and every member"""
 LABEL_SUFFIXES = (".cls", ".json")
 DAMAGE = (tarfile.TarError, EOFError, UnicodeDecodeError, zlib.error, gzip.BadGzipFile)
 """what reading a broken archive raises"""
@@ -149,12 +149,13 @@ def _blocks(file: pa.NativeFile, uri: str, length: int) -> "_Blocks":
     span: Any = io.BufferedReader(_Span(file, length), READ_BYTES)
     if uri.endswith(".tar"):
         return _Blocks(span.read)
-    return _Blocks(partial(_read_unpacked, gzip.GzipFile(fileobj=span)))
+    # a little at a time: what was unpacked before a damaged place would be lost with it
+    return _Blocks(gzip.GzipFile(fileobj=span).read1)
 
 
 def _opened(file: "_Blocks | pa.NativeFile", mode: str) -> Any:
     """Blocks of zeros are passed over: behind them there may be another archive (`cat a b`)."""
-    told: Any = {"fileobj": file, "mode": mode, "bufsize": READ_BYTES}
+    told: Any = {"fileobj": file, "mode": mode, "bufsize": HELD_BYTES}
     return tarfile.open(**told, tarinfo=_Member, ignore_zeros=True)
 
 
@@ -173,11 +174,6 @@ class _Span(io.RawIOBase):
         count = self.file.readinto(view) if len(view) else 0
         self.left -= count
         return count
-
-
-def _read_unpacked(file: gzip.GzipFile, size: int) -> bytes:
-    """A little at a time: what was unpacked before a damaged place would be lost with it."""
-    return file.read1(min(size, UNPACKED_BYTES))
 
 
 class _Blocks:
