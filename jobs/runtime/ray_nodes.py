@@ -54,7 +54,8 @@ def refuse_unshared(paths: Mapping[str, str]) -> None:
     Workers read and write there from whichever node they are on. Paths on S3, and what is not here
     either, are passed over. Costs nothing where there is one node.
     """
-    local = {k: path for k, path in paths.items() if path[:5] != S3 and os.path.exists(path)}
+    here_too = {name: path for name, path in paths.items() if os.path.exists(path)}
+    local = {name: path for name, path in here_too.items() if not path.startswith(S3)}
     here = ray.get_runtime_context().get_node_id()
     others = [node for node in for_workers(nodes_alive()) if node["NodeID"] != here]
     if not local or not others:

@@ -240,8 +240,10 @@ class Fixed(nn.Module):
 def test_a_network_of_one_size_is_looked_through_by_a_picture_of_that_size():
     network = Fixed()
     assert look_through(network, network.fc, (3, 64, 64)) == ("conv", 5, ["fc"])
-    with pytest.raises(ValueError, match="Fixed: takes no picture of 224 px: input size"):
+    with pytest.raises(ValueError, match=r"Fixed: takes no picture of \(3, 224, 224\): input"):
         look_through(network, network.fc)
+    with pytest.raises(ValueError, match=r"Fixed: takes no picture of \(3, 32, 32\): input"):
+        look_through(network, network.fc, (3, 32, 32))
 
 
 @pytest.mark.parametrize("network", ["cnn_cifar10", "fast_cifar10"])

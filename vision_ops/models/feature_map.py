@@ -58,14 +58,13 @@ def look_through(
     the one it is made for; the training mode is left as it was.
     """
     side = getattr(network, "size_px", TRIAL_PX)
-    try:
-        return _look_through(network, head, (3, side, side))
-    except (RuntimeError, AssertionError) as refusal:  # torch's and timm's of another size
-        if shape[1:] == (side, side):
-            raise ValueError(
-                f"{type(network).__name__}: takes no picture of {side} px: {refusal}"
-            ) from refusal
-    return _look_through(network, head, shape)
+    why: Exception | None = None
+    for tried in dict.fromkeys(((3, side, side), shape)):
+        try:
+            return _look_through(network, head, tried)
+        except (RuntimeError, AssertionError) as refusal:  # torch's and timm's of another size
+            why = refusal
+    raise ValueError(f"{type(network).__name__}: takes no picture of {shape}: {why}") from why
 
 
 def _look_through(

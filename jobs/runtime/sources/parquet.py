@@ -35,8 +35,13 @@ def cut(origin: Origin, entries: Iterable[Entry]) -> Iterator[Slice]:
 
 def _cut_shard(origin: Origin, entry: Entry, format: str = "parquet") -> Iterator[Slice]:
     stamp = version(entry.size, entry.mtime_ns)
-    metadata = read_metadata(origin, entry.uri)
-    if metadata is None:  # no Parquet: one failed row, when it is read
+    try:
+        metadata = read_metadata(origin, entry.uri)
+    except OSError as error:
+        if not refusal_of(error):
+            raise
+        metadata = None
+    if metadata is None:  # no Parquet, or closed to us: one failed row, when it is read
         yield make_slice(format, entry.uri, stamp, (0, 0), UNKNOWN, entry.size)
         return
     check_columns(origin, entry.uri, metadata.schema.to_arrow_schema(), image_column)
@@ -89,13 +94,7 @@ def read(origin: Origin, piece: Slice) -> Iterator[Row]:
                 yield row
             return
         except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and (reason := refusal_of(error)):
-                problem = reason
-                break
-            prove_readable(origin, piece.uri)  # raises where it is storage that fails
-            if problem and IN_STORAGE in str(error):
-                raise
-            problem = f"damaged Parquet: {error}"
+            problem = why_broken(origin, piece.uri, error, problem)
     for number in range(seen, max(piece.rows, seen + 1 if piece.rows == UNKNOWN else seen)):
         yield Row(id=f"{shard}#{piece.start}+{number}", uri=piece.uri, error=problem)
 
@@ -105,7 +104,8 @@ def _read_groups(origin: Origin, piece: Slice, shard: str) -> Iterator[Row]:
     with origin.storage.open_input(piece.uri) as source:
         file = pq.ParquetFile(source, pre_buffer=True)
         first = sum(file.metadata.row_group(i).num_rows for i in range(piece.start))
-        found = read_columns(origin, file, range(piece.start, piece.stop))
+        stop = piece.stop or file.num_row_groups  # it could not be looked into when it was cut
+        found = read_columns(origin, file, range(piece.start, stop))
         for number, row in enumerate(found, start=first):
             name, uri = f"{shard}#{number}", f"{piece.uri}#{number}"
             size = len(row.data)
@@ -114,11 +114,18 @@ def _read_groups(origin: Origin, piece: Slice, shard: str) -> Iterator[Row]:
             yield replace(row, id=name, uri=uri, data=b"" if error else row.data, error=error)
 
 
-def prove_readable(origin: Origin, uri: str) -> None:
-    """Read a file through, to tell damage from an outage."""
-    with origin.storage.open_stream(uri) as stream:
+def why_broken(origin: Origin, uri: str, error: pa.ArrowInvalid | OSError, before: str) -> str:
+    """Why a table cannot be read: it is gone or closed, or damaged. `before` is what the first of
+    two tries told. Raises where it is storage that fails.
+    """
+    if isinstance(error, OSError) and (reason := refusal_of(error)):
+        return reason
+    with origin.storage.open_stream(uri) as stream:  # what is damaged can be read through
         while stream.read(1 << 24):
             pass
+    if before and IN_STORAGE in str(error):
+        raise error
+    return f"damaged Parquet: {error}"
 
 
 def read_columns(origin: Origin, file: pq.ParquetFile, row_groups: Sequence[int]) -> Iterator[Row]:

@@ -13,15 +13,14 @@ from jobs.runtime.slices import Row, Slice, make_slice, version
 from jobs.runtime.sources.files import read_all
 from jobs.runtime.sources.origin import Origin
 from jobs.runtime.sources.parquet import (
-    IN_STORAGE,
     check_columns,
     label_column,
-    prove_readable,
     read_metadata,
     truth_reader,
     value_of,
+    why_broken,
 )
-from jobs.runtime.storage import Entry, absolute, join, refusal_of
+from jobs.runtime.storage import Entry, absolute, join
 
 USUAL_NAMES = ("uri", "url", "path", "image", "file", "file_name")
 
@@ -100,13 +99,7 @@ def _read_table(origin: Origin, piece: Slice) -> list[_Told]:
         try:
             return list(_rows(origin, piece))
         except (pa.ArrowInvalid, OSError) as error:
-            if isinstance(error, OSError) and (reason := refusal_of(error)):
-                problem = reason
-                break
-            prove_readable(origin, piece.uri)  # raises where it is storage that fails
-            if problem and IN_STORAGE in str(error):
-                raise
-            problem = f"damaged Parquet: {error}"
+            problem = why_broken(origin, piece.uri, error, problem)
     return [_Told(piece.uri, error=problem)] * piece.rows
 
 

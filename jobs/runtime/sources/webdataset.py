@@ -91,6 +91,10 @@ def _index(origin: Origin, entry: Entry) -> list[tuple[int, int, int]]:
             ended = size % BLOCK == 0 and file.read(BLOCK) == bytes(BLOCK)
     except DAMAGE:
         return [*spans, (start, entry.size, UNKNOWN)]
+    except OSError as error:  # closed to us: a failed row, when it is read
+        if not refusal_of(error):
+            raise
+        return [(0, entry.size, UNKNOWN)]
     return [*spans, (start, entry.size, rows if rows and ended else UNKNOWN)]
 
 
@@ -138,8 +142,9 @@ def pick(origin: Origin, uri: str, names: Set[str]) -> Iterator[tuple[str, bytes
             for member in tar:
                 tar.members = []  # else it keeps every header it has seen
                 if member.name in left and member.isreg():
-                    yield member.name, _payload(tar, member)
                     left.remove(member.name)
+                    if not origin.refuse_size(member.size):
+                        yield member.name, _payload(tar, member)
                 if not left:
                     return
 

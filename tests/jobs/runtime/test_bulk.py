@@ -1,11 +1,9 @@
 """The law of the engine: in = out, each image once, whatever happens on the way."""
 
-import io
 import json
 import os
 import posixpath
 import shutil
-import tarfile
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +17,6 @@ from hypothesis import strategies as st
 from jobs.runtime.bulk import find_bound
 from jobs.runtime.drawn import image_name, read_pictures
 from jobs.runtime.ray_engine import _payload_bytes
-from jobs.runtime.reread import read_images
 from jobs.runtime.resources import Resources, decide_engine, make_pool
 from jobs.runtime.run import Run, TooManyFailedError
 from jobs.runtime.slices import UNKNOWN, make_slice
@@ -335,39 +332,6 @@ def test_parts_say_what_made_them(undisturbed: tuple[Path, Path]):
     assert pq.read_table(part).num_rows == int(metadata[b"argus.ok"]) + int(
         metadata[b"argus.failed"]
     )
-
-
-def test_single_images_are_read_again_by_id(undisturbed: tuple[Path, Path]):
-    run = Run.load(str(undisturbed[1]), Storage())
-    run.manifest["config"] = {"data": run.manifest["identity"]["data"]}
-
-    found = read_images(run, ["0000.png", "0034.png", "never.png"])
-
-    assert found == {"0000.png": b"a" * 10, "0034.png": b"i" * 10}
-
-
-@pytest.mark.parametrize("ending", ["tar", "tar.gz"])
-def test_single_images_of_tars_are_read_again_without_the_others(tmp_path: Path, ending: str):
-    (tmp_path / "in").mkdir()
-    for shard in "ab":
-        with tarfile.open(
-            tmp_path / "in" / f"{shard}.{ending}", "w:gz" if "gz" in ending else "w"
-        ) as tar:
-            for number in range(25):
-                header = tarfile.TarInfo(f"x/{number}.png")
-                header.size = 10
-                tar.addfile(header, io.BytesIO(bytes([97 + number]) * 10))
-    _, run = run_toy(tmp_path / "in", tmp_path / "out", INLINE)
-    run.manifest["config"] = {"data": run.manifest["identity"]["data"]}
-
-    asked = [f"a.{ending}#x/3.png", f"b.{ending}#x/24.png", f"b.{ending}#x/99.png", "c.tar#x/1.png"]
-    assert read_images(run, asked) == {asked[0]: b"d" * 10, asked[1]: b"y" * 10}
-
-    tar = tmp_path / "in" / f"b.{ending}"
-    tar.write_bytes(tar.read_bytes()[: tar.stat().st_size // 2])
-    assert read_images(run, asked) == {asked[0]: b"d" * 10}  # as far as it can be read
-    tar.unlink()
-    assert read_images(run, asked) == {asked[0]: b"d" * 10}
 
 
 def draw_initial(data: bytes, row: Mapping[str, Any]) -> bytes:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from jobs.runtime.examples import Examples, held_out, refuse_shared_groups, validation_part
 from jobs.runtime.sources.origin import Source
-from tests.jobs.runtime.test_sources import rows_of, write_tree
+from tests.jobs.runtime.source_rows import rows_of, write_tree
 
 
 def groups_of(uri: Path, **options: object) -> list[str]:

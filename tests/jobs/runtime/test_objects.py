@@ -19,7 +19,7 @@ from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.boxes import MAX_XML_BYTES, parse_voc
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from tests.jobs.runtime.test_sources import rows_of, write_tree
+from tests.jobs.runtime.source_rows import rows_of, write_tree
 
 NAMES = st.text(min_size=1, max_size=8)
 PLACES = st.floats(-1e6, 1e6)

@@ -12,7 +12,7 @@ from jobs.runtime.slices import Row
 from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.storage import Storage, StorageConfig
-from tests.jobs.runtime.test_sources import rows_of
+from tests.jobs.runtime.source_rows import rows_of
 
 HEADER = "# a comment\n@problemName Toy\n@timeStamps false\n@univariate true\n"
 TS = HEADER + "@classLabel true up down\n@data\n1,2,3:up\n3,2,1.5:down\n\n-1,0,1e2:up\n"

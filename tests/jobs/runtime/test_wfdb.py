@@ -13,7 +13,7 @@ from jobs.runtime.sources import choose, cut_slices, read_slice
 from jobs.runtime.sources.origin import Origin, Source
 from jobs.runtime.sources.wfdb import AAMI, AFTER_S, BEFORE_S, load_package, quietly
 from jobs.runtime.storage import Storage, StorageConfig
-from tests.jobs.runtime.test_sources import rows_of
+from tests.jobs.runtime.source_rows import rows_of
 
 package = load_package()
 RATE, LENGTH = 100, 3000
